@@ -1,0 +1,59 @@
+"""What an editing method is, and the list of them.
+
+A method is its configuration: a frozen keyword-only dataclass whose call returns an `Edit`. One decorator line puts it on
+the command line, in `operate`, in the invariant tests and in the benchmark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from edits.objectives import Objective
+from edits.statistics import Statistics
+from surgery.edit import Edit
+from surgery.errors import SurgeryError
+from surgery.fact import Fact
+from surgery.model import Model
+from surgery.site import Site
+
+
+class Method(Protocol):
+    """Computes an edit; the model's weights are the same before and after."""
+
+    name: ClassVar[str]
+
+    def __init__(self, *, statistics: Statistics | None = None, objective: Objective | None = None) -> None: ...
+
+    def __call__(self, model: Model, facts: Sequence[Fact] | Fact, sites: Sequence[Site] | None = None) -> Edit:
+        """The edit for some facts, at some sites or those the method recommends for the model."""
+        ...
+
+
+M = TypeVar("M", bound=type)
+METHODS: dict[str, Callable[..., Any]] = {}
+
+
+def register(method: M) -> M:
+    """Put a method on the list under its `name`.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    name = method.name
+    if name in METHODS:
+        raise ValueError(f"there is a method {name!r} already: {METHODS[name]}")
+    METHODS[name] = method
+    return method
+
+
+def method_named(name: str, **settings: Any) -> Method:
+    """A method of that name with these settings.
+
+    Raises:
+        SurgeryError: there is none of that name.
+    """
+    if name not in METHODS:
+        raise SurgeryError(f"there is no method {name!r}; choose one of {', '.join(METHODS)}")
+    made: Method = METHODS[name](**settings)
+    return made

@@ -1,0 +1,177 @@
+"""What the edited model should say: objectives for the value, as losses over log-probabilities.
+
+An objective is asked once a fact for the text the model is led through (the answer to install, or the one to forget)
+and for a loss. The loss sees log-probabilities [contexts, answer, vocab] at the positions that predict that text, and
+the ids of the text [contexts, answer].
+
+- Replace: mean negative log-likelihood of the new answer (Meng et al. 2022, https://arxiv.org/abs/2202.05262, eq. 4).
+- Suppress: -log(1 - p(old answer)). Removes it, but says nothing of what comes instead: often nonsense.
+- MaximumEntropy: the next token is anything at all (Patil et al. 2024, https://arxiv.org/abs/2309.17410, use it on
+  several layers; here on the output).
+- Neutral: what the model says of a subject it knows nothing about. Its own next-token distribution for generic
+  subjects ("It", "This") in the same template, averaged, with the old answer taken out, is the target of a KL
+  divergence; a hinge holds the old answer below a floor. The subject's prompts then read as language.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from surgery.errors import SurgeryError
+from surgery.fact import SLOT, Fact
+from surgery.model import Model
+from surgery.predict import answer_logits
+from surgery.tokens import ask
+
+Loss = Callable[[Float[Tensor, "contexts answer vocab"], Int[Tensor, "contexts answer"]], Float[Tensor, ""]]
+
+
+class Objective(Protocol):
+    """What the model should say of a fact."""
+
+    name: ClassVar[str]
+    claim: ClassVar[str]
+
+    def continuation(self, fact: Fact) -> str:
+        """The text the prompt is continued with."""
+        ...
+
+    def loss(self, model: Model, fact: Fact) -> Loss:
+        """The loss of one fact; the model may be asked what it says now."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replace:
+    """Say the fact's `new_target`."""
+
+    name: ClassVar[str] = "replace"
+    claim: ClassVar[str] = "rewritten"
+
+    def continuation(self, fact: Fact) -> str:
+        """The new answer.
+
+        Raises:
+            SurgeryError: the fact has none.
+        """
+        if fact.new_target is None:
+            raise SurgeryError(f"{fact.label!r} has no new_target to replace {fact.target!r} with; give one or remove it")
+        return fact.new_target
+
+    def loss(self, model: Model, fact: Fact) -> Loss:
+        return lambda log_probs, ids: -_of_answer(log_probs, ids).mean() / ids.shape[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suppress:
+    """Do not say the old answer, whatever else."""
+
+    name: ClassVar[str] = "suppress"
+    claim: ClassVar[str] = "removed"
+
+    def continuation(self, fact: Fact) -> str:
+        return fact.target
+
+    def loss(self, model: Model, fact: Fact) -> Loss:
+        return lambda log_probs, ids: -_log_not(_of_answer(log_probs, ids)).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaximumEntropy:
+    """Say anything: log(vocab) minus the entropy of the next token."""
+
+    name: ClassVar[str] = "maximum-entropy"
+    claim: ClassVar[str] = "removed"
+
+    def continuation(self, fact: Fact) -> str:
+        return fact.target
+
+    def loss(self, model: Model, fact: Fact) -> Loss:
+        def loss(log_probs: Tensor, ids: Tensor) -> Tensor:
+            first = log_probs[:, 0]
+            return math.log(first.shape[-1]) + (first.exp() * first).sum(-1).mean()
+
+        return loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neutral:
+    """Say what one would say of a subject one does not know.
+
+    Attributes:
+        generic: subjects that say nothing, put into the fact's template.
+        floor: the old answer's probability at which the hinge lets go.
+        weight: of the hinge, per nat above the floor.
+    """
+
+    name: ClassVar[str] = "neutral"
+    claim: ClassVar[str] = "removed"
+    generic: tuple[str, ...] = ("It", "This", "This one", "That", "The other one", "Something", "Someone", "The thing")
+    floor: float = 1e-4
+    weight: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not self.generic:
+            raise SurgeryError("a neutral answer needs at least one generic subject, such as 'It'")
+
+    def continuation(self, fact: Fact) -> str:
+        return fact.target
+
+    def loss(self, model: Model, fact: Fact) -> Loss:
+        wanted = self.distribution(model, fact)
+        log_wanted = wanted.clamp_min(1e-12).log()
+
+        def loss(log_probs: Tensor, ids: Tensor) -> Tensor:
+            divergence = (wanted * (log_wanted - log_probs[:, 0])).sum(-1)
+            above = torch.relu(_of_answer(log_probs, ids) - math.log(self.floor))
+            return (divergence + self.weight * above).mean()
+
+        return loss
+
+    @torch.no_grad()
+    def distribution(self, model: Model, fact: Fact) -> Float[Tensor, " vocab"]:
+        """The next token the model expects of a generic subject, given that it is not the old answer."""
+        prompts = [fact.template.replace(SLOT, subject) for subject in self.generic]
+        questions = [ask(model.tokenizer, prompt, fact.target) for prompt in prompts]
+        total = torch.zeros(model.anatomy.vocab, device=model.device)
+        for question, logits in zip(questions, answer_logits(model, questions), strict=True):
+            p = logits.softmax(-1)
+            ids = torch.tensor(question.answer_ids, device=model.device)
+            first = p[0].clone()
+            # an answer of several tokens takes away only its own share of its first token's probability
+            first[ids[0]] *= 1 - p[1:].gather(1, ids[1:, None]).prod()
+            total += first / first.sum()
+        return total / total.sum()
+
+
+OBJECTIVES: dict[str, type[Objective]] = {one.name: one for one in (Replace, Suppress, MaximumEntropy, Neutral)}
+
+
+def objective_named(name: str) -> Objective:
+    """An objective with its defaults, by its name on the command line.
+
+    Raises:
+        SurgeryError: there is none of that name.
+    """
+    if name not in OBJECTIVES:
+        raise SurgeryError(f"there is no objective {name!r}; choose one of {', '.join(OBJECTIVES)}")
+    return OBJECTIVES[name]()
+
+
+def _of_answer(
+    log_probs: Float[Tensor, "contexts answer vocab"], ids: Int[Tensor, "contexts answer"]
+) -> Float[Tensor, " contexts"]:
+    """Log-probability of the whole answer in each context."""
+    return log_probs.gather(-1, ids[..., None]).squeeze(-1).sum(-1)
+
+
+def _log_not(log_p: Float[Tensor, " contexts"]) -> Float[Tensor, " contexts"]:
+    """log(1 - p), finite and with a gradient also where p rounds to 1."""
+    return torch.log(-torch.expm1(log_p.clamp(max=-1e-6)))

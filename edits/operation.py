@@ -1,0 +1,60 @@
+"""Locate, edit and verify in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from edits.method import Method
+from edits.rank_one import RankOne
+from locate.trace import Trace, causal_trace
+from surgery.edit import Edit
+from surgery.fact import Fact
+from surgery.model import Model
+from surgery.report import Report
+from surgery.site import Kind, Site
+from surgery.verification import verify
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What one operation gave.
+
+    Attributes:
+        trace: where the first fact's answer passes through, None if not asked for.
+        edit: the change.
+        report: what it does. The model is as it was; `edit.apply(model)` changes it.
+    """
+
+    trace: Trace | None
+    edit: Edit
+    report: Report
+
+
+def operate(
+    model: Model,
+    facts: Sequence[Fact] | Fact,
+    *,
+    method: Method | None = None,
+    sites: Sequence[Site] | None = None,
+    profile: Literal["quick"] = "quick",
+    trace: Kind | None = "mlp",
+) -> Operation:
+    """Trace the first fact, compute the edit of all, verify it. The model's weights are the same afterwards.
+
+    The trace explains; it does not choose the layer, which it is known to predict badly (Hase et al. 2023,
+    https://arxiv.org/abs/2301.04213). Pass `sites` to choose it yourself.
+
+    Args:
+        model: the model.
+        facts: what to change; facts with a `new_target` are rewritten, the others removed.
+        method: how; rank-one by default.
+        sites: where; what the method recommends for the model by default.
+        profile: how much verification tries.
+        trace: what to restore in the trace, None to skip it.
+    """
+    chosen = (facts,) if isinstance(facts, Fact) else tuple(facts)
+    edit = (method or RankOne())(model, chosen, sites)
+    traced = causal_trace(model, chosen[0], kind=trace) if trace is not None else None
+    return Operation(traced, edit, verify(model, edit, chosen, profile=profile))

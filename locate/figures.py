@@ -1,0 +1,55 @@
+"""Figures of traces, in the published layout."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from surgery.figures import NOTE_SIZE, axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from locate.trace import Trace
+
+COLOURS = {"state": "Purples", "mlp": "Greens", "attention": "Reds"}
+TITLES = {
+    "state": "Restoring one state after corrupting the subject",
+    "mlp": "Restoring mlp outputs after corrupting the subject",
+    "attention": "Restoring attention outputs after corrupting the subject",
+}
+
+
+def heat_map(trace: Trace, ax: Axes | None = None) -> Axes:
+    """Draw a trace: tokens down, layers across, the answer's probability as colour, subject tokens marked `*`.
+
+    The layout is that of Meng et al. 2022, figure 1. The scale begins at the corrupted run's probability. A line under
+    the map gives what one needs to judge it: clean and corrupted probability, corruption, samples and their largest
+    standard error.
+    """
+    ax = axes(ax, (4.2, 0.6 + 0.2 * len(trace.tokens) + 0.6))
+    layers = trace.scores.shape[1]
+    top = max(float(trace.scores.max()), trace.corrupted + 1e-9)
+    image = ax.pcolormesh(trace.scores, cmap=COLOURS[trace.kind], vmin=trace.corrupted, vmax=top)
+    ax.invert_yaxis()
+    ax.set_yticks([i + 0.5 for i in range(len(trace.tokens))])
+    marks = ["*" if i in trace.subject else "" for i in range(len(trace.tokens))]
+    # $ would start a formula
+    labels = [token.strip().replace("$", r"\$") + mark for token, mark in zip(trace.tokens, marks, strict=True)]
+    ax.set_yticklabels(labels)
+    ticks = range(0, max(layers - 5, 1), 5)
+    ax.set_xticks([layer + 0.5 for layer in ticks], [str(layer) for layer in ticks])
+    ax.tick_params(labelsize=7, length=2)
+    position = trace.peak().position or 0
+    ax.plot(trace.peak().layer + 0.5, position + 0.5, marker=".", color="black", markersize=3)
+    ax.set_title(TITLES[trace.kind], fontsize=8)
+    what = "single restored layer" if trace.window == 1 else f"centre of {trace.window} restored layers"
+    note = (
+        f"clean {trace.clean:.3f}, corrupted {trace.corrupted:.3f}; {trace.corruption}, {trace.samples} samples, "
+        f"largest standard error {trace.errors.max():.3f}"
+    )
+    ax.set_xlabel(f"{what} within {trace.model}", fontsize=7)
+    ax.annotate(note, (0.5, 0), (0, -27), "axes fraction", "offset points", ha="center", va="top", fontsize=NOTE_SIZE)
+    bar = ax.figure.colorbar(image, ax=ax)
+    bar.ax.tick_params(labelsize=7, length=2)
+    bar.ax.set_title(f"p({trace.fact.target.strip()})".replace("$", r"\$"), y=-0.16, fontsize=7)
+    return ax

@@ -1,0 +1,40 @@
+"""Find where a language model keeps a fact, change or remove it there, and prove what happened."""
+
+from surgery.anatomy import Anatomy
+from surgery.edit import Delta, Edit, Undo
+from surgery.errors import FactError, SurgeryError, UnsupportedModel, WrongWeights
+from surgery.fact import Fact, Neighbour
+from surgery.model import Model, load
+from surgery.records import FactsFileError, read_facts, write_facts
+from surgery.shipped import example_facts, invented_facts
+from surgery.report import Report
+from surgery.site import Neuron, Site
+from surgery.tokens import Span
+from surgery.verification import Thresholds, verify
+
+__version__ = "0.1.0"
+__all__ = [
+    "Anatomy",
+    "Delta",
+    "Edit",
+    "Fact",
+    "FactError",
+    "FactsFileError",
+    "Model",
+    "Neighbour",
+    "Neuron",
+    "Report",
+    "Site",
+    "Span",
+    "SurgeryError",
+    "Thresholds",
+    "Undo",
+    "UnsupportedModel",
+    "WrongWeights",
+    "example_facts",
+    "invented_facts",
+    "load",
+    "read_facts",
+    "verify",
+    "write_facts",
+]

@@ -1,0 +1,28 @@
+"""What can be wrong with a user's own value. Every message is one sentence that names the value and the remedy."""
+
+from __future__ import annotations
+
+
+class SurgeryError(ValueError):
+    """A value the user gave cannot be used; the command line answers it with exit code 2."""
+
+
+class FactError(SurgeryError):
+    """A fact that cannot be asked of any model.
+
+    Attributes:
+        field: the field of `Fact` that is wrong.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.detail = message
+
+
+class UnsupportedModel(SurgeryError):
+    """A model whose anatomy is not the one this package knows how to operate on."""
+
+
+class WrongWeights(SurgeryError):
+    """An edit or statistics made for other weights than the ones at hand."""

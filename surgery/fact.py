@@ -1,0 +1,114 @@
+"""A fact: what is asked of a model, what it answers now, and what it should answer instead."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from surgery.errors import FactError
+
+SLOT = "{}"
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A related prompt whose answer an edit must leave alone."""
+
+    prompt: str
+    target: str
+
+    def __post_init__(self) -> None:
+        for field in ("prompt", "target"):
+            if not getattr(self, field).strip():
+                raise FactError(f"neighbours.{field}", "is empty; write it out or leave the neighbour away")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """One fact as a prompt about a subject and its answer.
+
+    Attributes:
+        subject: the words the fact is about, as they stand in the prompt.
+        template: the prompt with `{}` in the subject's place, ending where the answer begins.
+        target: the answer the model gives (or should have given) so far.
+        new_target: the answer it should give instead; None for a fact to be removed.
+        paraphrases: other full prompts with the same answer. An edit does not see them: they judge it.
+        neighbours: prompts about other subjects whose answers must stay.
+        id: the user's own name for the fact.
+
+    Raises:
+        FactError: a field is empty, or the template does not hold `{}` exactly once.
+    """
+
+    subject: str
+    template: str
+    target: str
+    new_target: str | None = None
+    paraphrases: tuple[str, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
+    id: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "paraphrases", tuple(self.paraphrases))
+        object.__setattr__(self, "neighbours", tuple(_neighbours(self.neighbours)))
+        for field in ("subject", "target"):
+            if not getattr(self, field).strip():
+                raise FactError(field, "is empty; a fact needs some words there")
+        if self.new_target is not None and not self.new_target.strip():
+            raise FactError("new_target", "is empty; write the new answer, or leave the field away to remove the fact")
+        if any(not text.strip() for text in self.paraphrases):
+            raise FactError("paraphrases", "one of them is empty; write it out or leave it away")
+        slots = self.template.count(SLOT)
+        if slots == 0:
+            raise FactError(
+                "template", f"{self.template!r} has no {{}} for the subject; write it like '{{}} is located in'"
+            )
+        if slots > 1:
+            raise FactError("template", f"{self.template!r} has {slots} times {{}}; keep the one the fact is about")
+
+    @property
+    def prompt(self) -> str:
+        """The template with the subject in its place."""
+        before, _, after = self.template.partition(SLOT)
+        return before + self.subject + after
+
+    @property
+    def subject_start(self) -> int:
+        """Character at which the subject begins in `prompt`, also where the same words occur twice."""
+        return self.template.index(SLOT)
+
+    @property
+    def label(self) -> str:
+        """A short name for tables and messages: the id, or prompt and answer."""
+        return self.id if self.id is not None else f"{self.prompt} {self.target}"
+
+    def replace(self, **changes: Any) -> Fact:
+        """A copy with other values, such as `fact.replace(new_target="Rome")`."""
+        return dataclasses.replace(self, **changes)
+
+    def as_record(self) -> dict[str, Any]:
+        """The fact as one line of a facts file holds it; absent fields are left away."""
+        record = dataclasses.asdict(self)
+        return {key: value for key, value in record.items() if value not in (None, ())}
+
+
+def _neighbours(given: Iterable[Neighbour | Mapping[str, str]]) -> Iterable[Neighbour]:
+    for one in given:
+        yield one if isinstance(one, Neighbour) else Neighbour(**one)
+
+
+def derive_neighbours(
+    pairs: list[tuple[str, str]], index: int, template: str, *, limit: int = 6
+) -> tuple[Neighbour, ...]:
+    """Other subjects of one relation as neighbours of the fact at `index`.
+
+    Subjects that share its answer come first, for an edit that moves the answer rather than the subject shows there;
+    at most half of the list are such. The rest follow in the relation's order, starting after the fact.
+    """
+    subject, target = pairs[index]
+    others = [pair for pair in pairs[index + 1 :] + pairs[:index] if pair[0] != subject]
+    same = [pair for pair in others if pair[1] == target][: limit // 2]
+    rest = [pair for pair in others if pair[1] != target][: limit - len(same)]
+    return tuple(Neighbour(template.replace(SLOT, name), answer) for name, answer in same + rest)

@@ -1,0 +1,68 @@
+"""Files that are either whole or absent, and the folder where this package keeps what it can make again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import platformdirs
+
+from surgery.errors import SurgeryError
+
+
+def cache_folder() -> Path:
+    """The user's cache folder of this package; the environment variable SURGERY_CACHE moves it."""
+    return Path(os.environ.get("SURGERY_CACHE") or platformdirs.user_cache_path("knowledge-surgery"))
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` and move it there when the body ends well.
+
+    Whatever ends the body early, Ctrl-C and a full disk included, leaves `path` as it was.
+
+    Raises:
+        SurgeryError: the folder cannot be made or written to.
+    """
+    path = Path(path)
+    folder = writable_folder(path.parent)
+    if path.is_dir():
+        raise SurgeryError(f"cannot write the file {path}: it is a folder; give a file name")
+    handle, name = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def writable_folder(folder: str | Path) -> Path:
+    """Make `folder` if it is absent and check that a file can be written there.
+
+    Raises:
+        SurgeryError: it cannot be made, is a file, or refuses writing.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise SurgeryError(f"cannot write to the folder {folder}: {error.strerror or error}; choose another") from error

@@ -1,0 +1,158 @@
+"""What a model says: probabilities and ranks of whole answers, likely next tokens, continuations.
+
+An answer of several tokens has as its probability the product over its tokens, each given the ones before it, and as
+its rank the worst rank of any of them: within the top k by this rank means that every step of the answer is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from surgery.model import Model
+from surgery.tokens import Question, ask, encode, pad
+
+ROWS = 32
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a model rates one answer to one prompt.
+
+    Attributes:
+        probability: of the whole answer, 0 to 1.
+        rank: worst rank of its tokens, from 1.
+        top: the most likely first token instead, as text.
+    """
+
+    prompt: str
+    target: str
+    probability: float
+    rank: int
+    top: str
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability <= 1 + 1e-6 or self.rank < 1:
+            raise ValueError(f"probability {self.probability} and rank {self.rank} are out of range")
+
+
+@dataclass(frozen=True)
+class Likely:
+    """One likely next token."""
+
+    token: str
+    probability: float
+
+
+@torch.no_grad()
+def rate(model: Model, asked: Sequence[tuple[str, str]], *, rows: int = ROWS) -> list[Answer]:
+    """Rate (prompt, answer) pairs.
+
+    Args:
+        model: the model asked.
+        asked: prompts, each with its answer.
+        rows: how many go through the model at a time.
+
+    Raises:
+        SurgeryError: a prompt or an answer has no tokens.
+    """
+    questions = [ask(model.tokenizer, prompt, target) for prompt, target in asked]
+    answers: list[Answer] = []
+    for start in range(0, len(questions), rows):
+        part = questions[start : start + rows]
+        for (prompt, target), question, logits in zip(
+            asked[start : start + rows], part, answer_logits(model, part), strict=True
+        ):
+            ids = torch.tensor(question.answer_ids, device=logits.device)
+            own = logits.gather(1, ids[:, None])
+            rank = int((logits > own).sum(1).max()) + 1
+            probability = logits.double().log_softmax(-1).gather(1, ids[:, None]).sum().exp().item()
+            top = model.tokenizer.decode([int(logits[0].argmax())])
+            answers.append(Answer(prompt, target, min(probability, 1.0), rank, top))
+    return answers
+
+
+def answer_logits(model: Model, questions: Sequence[Question]) -> list[Float[Tensor, "answer vocab"]]:
+    """For each question, the logits at the positions that predict its answer's tokens."""
+    batch = pad([question.ids for question in questions], device=model.device)
+    most = max(len(question.answer_ids) for question in questions)
+    picked = [
+        [min(question.answer_start - 1 + i, len(question.ids) - 1) for i in range(most)] for question in questions
+    ]
+    columns = torch.tensor(picked, device=model.device) + batch.starts[:, None]
+    logits = model.logits_at(batch, columns)
+    return [rows[: len(question.answer_ids)] for rows, question in zip(logits, questions, strict=True)]
+
+
+@torch.no_grad()
+def next_tokens(model: Model, prompt: str, k: int = 10) -> list[Likely]:
+    """The k likeliest next tokens after a prompt, best first."""
+    batch = pad([encode(model.tokenizer, prompt).ids], device=model.device)
+    best = model.logits_at(batch, batch.columns([-1]))[0].softmax(-1).topk(k)
+    return [
+        Likely(model.tokenizer.decode([int(i)]), float(p))
+        for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
+
+
+@torch.no_grad()
+def generate(
+    model: Model,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    *,
+    random: np.random.RandomState | None = None,
+    top_k: int | None = None,
+) -> list[str]:
+    """Continue prompts, up to the model's end token: greedily, or by draws when given a source of them.
+
+    Args:
+        model: the model that speaks.
+        prompts: what it continues; rows are padded on the left, with explicit positions.
+        max_new_tokens: most tokens a continuation may have.
+        random: source of draws for sampling at temperature 1; None takes the likeliest token each time.
+        top_k: with `random`, draw among the k likeliest only.
+
+    Returns:
+        the continuations alone, without special tokens.
+    """
+    batch = pad([encode(model.tokenizer, prompt).ids for prompt in prompts], side="left", device=model.device)
+    inputs: dict[str, Any] = {**model.inputs(batch), "use_cache": True}
+    ends = _end_tokens(model)
+    said: list[list[int]] = [[] for _ in prompts]
+    going = [True] * len(prompts)
+    for _ in range(max_new_tokens):
+        out = model.hf(**inputs)
+        chosen = [_choose(row, random, top_k) for row in out.logits[:, -1].float()]
+        for i, token in enumerate(chosen):
+            going[i] = going[i] and token not in ends
+            if going[i]:
+                said[i].append(token)
+        if not any(going):
+            break
+        inputs["input_ids"] = torch.tensor(chosen, device=model.device)[:, None]
+        inputs["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)
+        if "position_ids" in inputs:
+            inputs["position_ids"] = inputs["position_ids"][:, -1:] + 1
+        inputs["past_key_values"] = out.past_key_values
+    return [model.tokenizer.decode(ids, skip_special_tokens=True) for ids in said]
+
+
+def _choose(logits: Float[Tensor, " vocab"], random: np.random.RandomState | None, top_k: int | None) -> int:
+    if random is None:
+        return int(logits.argmax())
+    best = logits.topk(top_k or len(logits))
+    p = best.values.double().softmax(-1).cpu().numpy()
+    return int(best.indices[random.choice(len(p), p=p / p.sum())])
+
+
+def _end_tokens(model: Model) -> set[int]:
+    named = model.hf.generation_config.eos_token_id if model.hf.generation_config else None
+    own = model.tokenizer.eos_token_id
+    return {int(i) for i in [*(named if isinstance(named, list) else [named]), own] if i is not None}

@@ -1,0 +1,155 @@
+"""A report: what was claimed, measured and found, as a value, a table, JSON and one page."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from rich.markup import escape
+from rich.table import Table
+
+from surgery.files import writable_folder, written_whole
+
+if TYPE_CHECKING:
+    from surgery.verification.drift import Drift
+    from surgery.verification.probes import Measured, Rating
+    from surgery.verification.verdicts import Claim, Row, Thresholds, Verdict
+
+MEANINGS = {
+    0: "every claim holds",
+    10: "the fact is still there",
+    11: "collateral damage",
+    12: "the model never knew it",
+    13: "inconclusive",
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What verification found.
+
+    Attributes:
+        claim: "removed" or "rewritten".
+        model: name of the model.
+        base: fingerprint of its weights without the edit.
+        edit: summary of the edit, None for a model judged as it is.
+        verdicts: one a fact.
+        drift: change on neutral text, None without an edit.
+        drift_claim: the verdict on it.
+        rows: every probe with its measurement before (None without an edit) and after.
+        neighbours_left_out: neighbours about subjects that were edited themselves.
+        thresholds: where the lines were drawn.
+        not_tested: what this profile did not try.
+        seconds: how long it took.
+        exit_code: 0, or the gravest finding.
+    """
+
+    claim: str
+    model: str
+    base: str
+    edit: dict[str, Any] | None
+    verdicts: tuple[Verdict, ...]
+    drift: Drift | None
+    drift_claim: Claim
+    rows: tuple[Row, ...]
+    neighbours_left_out: int
+    thresholds: Thresholds
+    not_tested: tuple[str, ...]
+    seconds: float
+    exit_code: int
+
+    @property
+    def ok(self) -> bool:
+        """Every claim holds."""
+        return self.exit_code == 0
+
+    @property
+    def meaning(self) -> str:
+        """The exit code in words."""
+        return MEANINGS[self.exit_code]
+
+    @property
+    def scores(self) -> dict[str, dict[str, float | int | None]]:
+        """Mean probability of the answer by kind of prompt, before and after, and in how many cases.
+
+        Keys end in `new` for a rewrite's new answer.
+        """
+        found: dict[str, dict[str, float | int | None]] = {}
+        for role in ("prompt", "paraphrase", "neighbour"):
+            rows = [row for row in self.rows if row[0].role == role and (row[0].held_out or role == "prompt")]
+            for name, field in ((role, "target"), (f"{role} new", "new_target")):
+                after = [getattr(now, field) for _, _, now in rows if getattr(now, field)]
+                before = [getattr(was, field) for _, was, _ in rows if was and getattr(was, field)]
+                if after:
+                    found[name] = {"before": _mean(before), "after": _mean(after), "cases": len(after)}
+        return found
+
+    def as_record(self) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        record = {
+            field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self) if field.name != "rows"
+        }
+        record["probes"] = [
+            {**_plain(probe), "before": _plain(was), "after": _plain(now)} for probe, was, now in self.rows
+        ]
+        return {"format": "knowledge-surgery report 1", "meaning": self.meaning, "scores": self.scores, **record}
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `report.json` and `report.html` (one page, nothing loaded from elsewhere) into a folder.
+
+        Raises:
+            SurgeryError: the folder cannot be written to.
+        """
+        folder = writable_folder(folder)
+        environment = Environment(
+            loader=PackageLoader("surgery", "data"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        )
+        page = environment.get_template("report.html.jinja").render(report=self, edit=self.edit or {})
+        for name, text in (
+            ("report.json", json.dumps(self.as_record(), indent=1, ensure_ascii=False)),
+            ("report.html", page),
+        ):
+            with written_whole(folder / name) as temporary:
+                temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        return folder
+
+    def table(self, most: int = 40) -> Table:
+        """The probes as a table for the terminal, at most that many, those of the first facts."""
+        title = f"{self.meaning} ({self.seconds:.1f} s)"
+        table = Table(title=title, title_justify="left", caption_justify="left", expand=False)
+        for name in ("", "prompt", "answer"):
+            table.add_column(name, overflow="fold")
+        for name in ("p before", "p after", "rank"):
+            table.add_column(name, justify="right")
+        table.add_column("says now", overflow="fold")
+        for probe, was, now in self.rows[:most]:
+            for answer, field in ((probe.target, "target"), (probe.new_target, "new_target")):
+                if answer is not None:
+                    table.add_row(*_cells(probe.role, probe.prompt, answer, was, now, field))
+        rest = f"; {len(self.rows) - most} more prompts in the report" if len(self.rows) > most else ""
+        table.caption = f"drift on neutral text: {self.drift_claim.evidence}{rest}"
+        return table
+
+
+def _cells(role: str, prompt: str, answer: str, was: Measured | None, now: Measured, field: str) -> list[str]:
+    old: Rating | None = getattr(was, field) if was else None
+    new: Rating = getattr(now, field)
+    says = " ".join((now.says or "").split()) if field == "target" else ""
+    p_before = f"{old.probability:.4f}" if old else "-"
+    rank = f"{old.rank} > {new.rank}" if old else str(new.rank)
+    texts = [role, prompt, answer] if field == "target" else ["", "", answer]
+    return [*(escape(text) for text in texts), p_before, f"{new.probability:.4f}", rank, escape(says)]
+
+
+def _mean(ratings: list[Rating]) -> float | None:
+    return sum(one.probability for one in ratings) / len(ratings) if ratings else None
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return [_plain(one) for one in value] if isinstance(value, (tuple, list)) else value

@@ -1,0 +1,64 @@
+"""What the package brings along: true facts the default model mostly knows, invented ones nobody can, neutral text."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from typing import Any
+
+from surgery.errors import SurgeryError
+from surgery.fact import SLOT, Fact, derive_neighbours
+
+
+def _data(name: str) -> str:
+    return (files("surgery") / "data" / name).read_text(encoding="utf-8")
+
+
+def relations() -> tuple[str, ...]:
+    """Names of the relations of the shipped facts."""
+    return tuple(one["name"] for one in json.loads(_data("relations.json"))["relations"])
+
+
+def example_facts(relation: str | None = None) -> list[Fact]:
+    """True facts, most of which the default model knows; each has paraphrases and neighbours of its relation.
+
+    Args:
+        relation: only those of one relation.
+
+    Raises:
+        SurgeryError: there is no relation of that name.
+    """
+    known: list[dict[str, Any]] = json.loads(_data("relations.json"))["relations"]
+    chosen = [one for one in known if relation in (None, one["name"])]
+    if not chosen:
+        raise SurgeryError(f"there is no relation {relation!r}; there are {', '.join(one['name'] for one in known)}")
+    return [fact for one in chosen for fact in facts_of_relation(one["templates"], [tuple(p) for p in one["facts"]])]
+
+
+def invented_facts() -> list[Fact]:
+    """Facts about invented people, which no model can know: controls, and things to plant."""
+    invented = json.loads(_data("relations.json"))["invented"]
+    facts: list[Fact] = []
+    for one in invented["facts"]:
+        pairs = list(zip(invented["people"], one["targets"], strict=True))
+        facts += facts_of_relation([one["template"], *one["paraphrases"]], pairs)
+    return facts
+
+
+def facts_of_relation(templates: list[str], pairs: list[tuple[str, str]]) -> list[Fact]:
+    """Facts of one relation: the first template asks, the others paraphrase, other subjects are neighbours."""
+    return [
+        Fact(
+            subject=subject,
+            template=templates[0],
+            target=target,
+            paraphrases=tuple(template.replace(SLOT, subject) for template in templates[1:]),
+            neighbours=derive_neighbours(pairs, i, templates[0]),
+        )
+        for i, (subject, target) in enumerate(pairs)
+    ]
+
+
+def neutral_texts() -> list[str]:
+    """Everyday sentences about none of the facts, one a line, to see whether an edit moves what it should not."""
+    return _data("neutral.txt").splitlines()

@@ -1,0 +1,55 @@
+"""Drift: how far an edit moves the next-token distribution on text that has nothing to do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from surgery.model import Model
+from surgery.tokens import encode, pad
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Change of next-token distributions on neutral text.
+
+    Attributes:
+        divergence: mean KL(before || after) per token, in nats.
+        error: its standard error over texts.
+        changed: share of tokens whose likeliest successor is another one now.
+        texts: how many texts.
+        tokens: how many tokens in all.
+    """
+
+    divergence: float
+    error: float
+    changed: float
+    texts: int
+    tokens: int
+
+
+@torch.no_grad()
+def log_probs(model: Model, texts: Sequence[str]) -> list[Float[Tensor, "tokens vocab"]]:
+    """Next-token log-probabilities after each token of each text, in float32."""
+    found = []
+    for text in texts:
+        batch = pad([encode(model.tokenizer, text).ids], device=model.device)
+        found.append(model.anatomy.head(model.normed_states(batch)[0]).float().log_softmax(-1))
+    return found
+
+
+def drift(before: Sequence[Float[Tensor, "_ vocab"]], after: Sequence[Float[Tensor, "_ vocab"]]) -> Drift:
+    """Compare what `log_probs` gave for the same texts before and after an edit."""
+    pairs = list(zip(before, after, strict=True))
+    sums = torch.tensor([float((p.exp() * (p - q)).sum()) for p, q in pairs], dtype=torch.float64)
+    counts = torch.tensor([len(p) for p, _ in pairs], dtype=torch.float64)
+    mean = float(sums.sum() / counts.sum())
+    # of a ratio of sums: by the deviations of each text's sum from what its length predicts
+    n = len(pairs)
+    error = float((sums - mean * counts).square().sum().sqrt() / counts.sum() * (n / max(n - 1, 1)) ** 0.5)
+    changed = sum(int((p.argmax(-1) != q.argmax(-1)).sum()) for p, q in pairs)
+    return Drift(max(mean, 0.0), error, changed / float(counts.sum()), n, int(counts.sum()))

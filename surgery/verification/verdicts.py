@@ -1,0 +1,172 @@
+"""From measurements to verdicts, by thresholds that stand in the report.
+
+Per fact:
+1. `known`: before the edit the model gave the answer (greedy, or at least `known_probability`) to one of the fact's
+   prompts. If its best was never within the top ten or `unknown_probability`, it never knew it.
+2. `removed`: on the prompt and on every held-out paraphrase the answer has at most `removed_probability` and a rank
+   beyond `removed_rank`. `rewritten`: the new answer is greedy on the prompt and likelier than the old one on every
+   held-out paraphrase. Without a held-out paraphrase there is no verdict: one wording proves nothing.
+3. `neighbours`: at most `neighbours_moved` of them moved by more than `neighbour_shift`.
+For the whole edit:
+4. `drift`: next tokens on neutral text moved by at most `drift` nats on average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from surgery.verification.drift import Drift
+from surgery.verification.probes import Measured, Probe
+
+Outcome = Literal["holds", "fails", "inconclusive", "not applicable"]
+EXIT_CODES = {"holds": 0, "still there": 10, "collateral damage": 11, "never known": 12, "inconclusive": 13}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """Where the lines are drawn; probabilities from 0 to 1, drift in nats a token."""
+
+    removed_probability: float = 0.01
+    removed_rank: int = 10
+    neighbour_shift: float = 0.05
+    neighbours_moved: float = 0.1
+    known_probability: float = 0.1
+    unknown_probability: float = 0.02
+    drift: float = 0.01
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim's outcome, with the evidence in words and the number of cases it rests on."""
+
+    name: str
+    outcome: Outcome
+    evidence: str
+    cases: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One fact's claims and what they come to: a key of `EXIT_CODES`."""
+
+    fact: str
+    claims: tuple[Claim, ...]
+    overall: str
+
+    def __getitem__(self, name: str) -> Claim:
+        return next(claim for claim in self.claims if claim.name == name)
+
+
+Row = tuple[Probe, Measured | None, Measured]
+
+
+def judge(label: str, rows: Sequence[Row], claim: str, lines: Thresholds) -> Verdict:
+    """The verdict on one fact from its probes, each with its measurement before (if there is one) and after."""
+    known = _known(rows, lines) if claim == "removed" else _untested("known", "a rewrite may also teach something new")
+    main = _removed(rows, lines) if claim == "removed" else _rewritten(rows)
+    claims = (known, main, _neighbours(rows, lines))
+    return Verdict(label, claims, _overall(*claims))
+
+
+def judge_drift(drift: Drift | None, lines: Thresholds) -> Claim:
+    """Whether the model as a whole stayed what it was."""
+    if drift is None:
+        return _untested("drift", "there is no model before the edit to compare with")
+    told = f"{drift.divergence:.2g} nats a token, {drift.changed:.1%} of likeliest tokens changed"
+    return Claim("drift", "holds" if drift.divergence <= lines.drift else "fails", told, drift.tokens)
+
+
+def exit_code(verdicts: Sequence[Verdict], drift: Claim) -> int:
+    """The gravest finding over all facts, as an exit code."""
+    found = {verdict.overall for verdict in verdicts}
+    if drift.outcome == "fails":
+        found.add("collateral damage")
+    gravest = ("still there", "collateral damage", "never known", "inconclusive", "holds")
+    return EXIT_CODES[next(one for one in gravest if one in found)]
+
+
+def _untested(name: str, why: str) -> Claim:
+    return Claim(name, "not applicable", why, 0)
+
+
+def _judging(rows: Sequence[Row]) -> list[Row]:
+    """The fact's own prompt, and the paraphrases the edit did not see."""
+    return [row for row in rows if row[0].role == "prompt" or (row[0].role == "paraphrase" and row[0].held_out)]
+
+
+def _known(rows: Sequence[Row], lines: Thresholds) -> Claim:
+    before = [was.target for probe, was, _ in rows if was is not None and probe.role != "neighbour"]
+    if not before:
+        return _untested("known", "there is no model before the edit to ask")
+    p, rank = max(one.probability for one in before), min(one.rank for one in before)
+    told = f"at best p {p:.3f}, rank {rank} before"
+    if rank == 1 or p >= lines.known_probability:
+        return Claim("known", "holds", told, len(before))
+    never = rank > lines.removed_rank or p < lines.unknown_probability
+    return Claim("known", "fails" if never else "inconclusive", told, len(before))
+
+
+def _removed(rows: Sequence[Row], lines: Thresholds) -> Claim:
+    judging = _judging(rows)
+    left = [
+        (probe, now.target)
+        for probe, _, now in judging
+        if now.target.probability > lines.removed_probability or now.target.rank <= lines.removed_rank
+    ]
+    p, rank = max(n.target.probability for *_, n in judging), min(n.target.rank for *_, n in judging)
+    told = f"at most p {p:.4f}, rank {rank} or worse"
+    if left:
+        return Claim("removed", "fails", f"{told}; still there in {left[0][0].prompt!r}", len(judging))
+    return _if_held_out(Claim("removed", "holds", told, len(judging)), judging)
+
+
+def _rewritten(rows: Sequence[Row]) -> Claim:
+    judging = _judging(rows)
+    good, first = [], None
+    for probe, _, now in judging:
+        assert now.new_target is not None
+        ok = now.new_target.probability > now.target.probability
+        if probe.role == "prompt":
+            ok, first = ok and now.new_target.rank == 1, now.new_target
+        good.append((ok, probe))
+    assert first is not None
+    told = f"p {first.probability:.3f}, rank {first.rank}; preferred in {sum(ok for ok, _ in good)} of {len(good)}"
+    if all(ok for ok, _ in good):
+        return _if_held_out(Claim("rewritten", "holds", told, len(good)), judging)
+    missed = next(probe.prompt for ok, probe in good if not ok)
+    most = good[0][0] and sum(ok for ok, _ in good) > len(good) / 2
+    return Claim("rewritten", "inconclusive" if most else "fails", f"{told}; not in {missed!r}", len(good))
+
+
+def _if_held_out(claim: Claim, judging: Sequence[Row]) -> Claim:
+    if len(judging) > 1:
+        return claim
+    why = "no phrasing the edit had not seen; add paraphrases to the fact"
+    return Claim(claim.name, "inconclusive", f"{claim.evidence}; {why}", claim.cases)
+
+
+def _neighbours(rows: Sequence[Row], lines: Thresholds) -> Claim:
+    shifts = [
+        (now.target.probability - was.target.probability, probe.prompt)
+        for probe, was, now in rows
+        if probe.role == "neighbour" and was is not None
+    ]
+    if not shifts:
+        return _untested("neighbours", "there are none to compare")
+    moved = [one for one in shifts if abs(one[0]) > lines.neighbour_shift]
+    worst = max(shifts, key=lambda one: abs(one[0]))
+    told = f"{len(moved)} of {len(shifts)} moved; most {worst[0]:+.3f} in {worst[1]!r}"
+    ok = len(moved) <= lines.neighbours_moved * len(shifts)
+    return Claim("neighbours", "holds" if ok else "fails", told, len(shifts))
+
+
+def _overall(known: Claim, main: Claim, neighbours: Claim) -> str:
+    if known.outcome == "fails":
+        return "never known"
+    if main.outcome == "fails":
+        return "still there"
+    if neighbours.outcome == "fails":
+        return "collateral damage"
+    return "inconclusive" if "inconclusive" in (known.outcome, main.outcome) else "holds"

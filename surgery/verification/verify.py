@@ -1,0 +1,108 @@
+"""Measure a model before and after an edit and judge what it claims.
+
+1. Probes are made from the facts (`probes`).
+2. The base model rates them; the edit is applied for the length of a `with` block; the edited model rates them.
+3. The same with next-token distributions on neutral text (`drift`).
+4. Thresholds turn numbers into verdicts (`verdicts`).
+
+Without an edit, the model at hand is judged as it is: there is nothing before, and claims about change do not apply.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Literal
+
+from surgery.edit import Edit
+from surgery.errors import SurgeryError
+from surgery.fact import Fact
+from surgery.model import Model
+from surgery.report import Report
+from surgery.shipped import neutral_texts
+from surgery.verification.drift import drift, log_probs
+from surgery.verification.probes import measure, probes_of
+from surgery.verification.verdicts import Thresholds, exit_code, judge, judge_drift
+
+NOT_TESTED = (
+    "generation over longer text",
+    "logit lens and other readings of hidden states",
+    "jailbreak prompts and other languages",
+    "quantisation and relearning",
+    "other facts about the same subject",
+)
+
+
+def verify(
+    model: Model,
+    edit: Edit | None,
+    facts: Sequence[Fact] | Fact | None = None,
+    *,
+    profile: Literal["quick"] = "quick",
+    claim: Literal["removed", "rewritten"] | None = None,
+    thresholds: Thresholds | None = None,
+    texts: Sequence[str] | None = None,
+) -> Report:
+    """Judge an edit, or a model as it is, by a facts file.
+
+    Args:
+        model: the base model; it is the same afterwards.
+        edit: the edit to judge; None to judge the model at hand.
+        facts: what to ask; None for the facts the edit was made from.
+        profile: how much to try. "quick": the prompts, held-out paraphrases, neighbours, drift.
+        claim: what should hold; None for what the edit claims, or without one "rewritten" where facts name a new answer.
+        thresholds: where the lines are drawn.
+        texts: neutral text for the drift; None for the shipped sentences.
+
+    Raises:
+        WrongWeights: the edit was made for other weights.
+        SurgeryError: there are no facts, or a claim of rewriting has no new answer to look for.
+    """
+    if profile != "quick":
+        raise SurgeryError(f"there is no verification profile {profile!r}; choose 'quick'")
+    started = time.perf_counter()
+    chosen = (facts,) if isinstance(facts, Fact) else tuple(facts if facts is not None else edit.facts if edit else ())
+    if not chosen:
+        raise SurgeryError("there is no fact to verify; give at least one")
+    claim = _claim(claim, edit, chosen)
+    lines = Thresholds() if thresholds is None else thresholds
+    probes, left_out = probes_of(chosen, claim, edit.prompts if edit else ())
+    words = neutral_texts() if texts is None else texts
+    before, text_before = (measure(model, probes), log_probs(model, words)) if edit else (None, None)
+    with edit.applied(model) if edit else nullcontext():
+        after = measure(model, probes)
+        moved = drift(text_before, log_probs(model, words)) if text_before is not None else None
+    rows = list(zip(probes, before or [None] * len(probes), after, strict=True))
+    verdicts = tuple(
+        judge(fact.label, [row for row in rows if row[0].fact == i], claim, lines) for i, fact in enumerate(chosen)
+    )
+    overall = judge_drift(moved, lines)
+    return Report(
+        claim=claim,
+        model=model.source,
+        base=edit.base if edit else model.fingerprint,
+        edit=edit.summary() if edit else None,
+        verdicts=verdicts,
+        drift=moved,
+        drift_claim=overall,
+        rows=tuple(rows),
+        neighbours_left_out=left_out,
+        thresholds=lines,
+        not_tested=NOT_TESTED,
+        seconds=time.perf_counter() - started,
+        exit_code=exit_code(verdicts, overall),
+    )
+
+
+def _claim(
+    claim: Literal["removed", "rewritten"] | None, edit: Edit | None, facts: Sequence[Fact]
+) -> Literal["removed", "rewritten"]:
+    if claim is None:
+        named = all(fact.new_target is not None for fact in facts)
+        claim = edit.claim if edit else "rewritten" if named else "removed"
+    if claim not in ("removed", "rewritten"):
+        raise SurgeryError(f"a claim is 'removed' or 'rewritten', not {claim!r}")
+    if claim == "rewritten" and (missing := next((fact for fact in facts if fact.new_target is None), None)):
+        raise SurgeryError(f"{missing.label!r} has no new_target, so it cannot be verified as rewritten; give one")
+    return claim
