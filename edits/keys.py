@@ -22,7 +22,7 @@ from surgery.tokens import Batch
 STARTS = ("The", "Therefore", "Because", "I", "You")
 
 
-def sample_contexts(model: Model, *, count: int = 10, length: int = 8, seed: int = 0) -> tuple[str, ...]:
+def sample_contexts(model: Model, *, count: int = 10, length: int = 8, seed: int = 1) -> tuple[str, ...]:
     """Contexts to read a prompt in: the bare prompt, and `count` beginnings the model makes up itself.
 
     Args:
@@ -45,9 +45,7 @@ def sample_contexts(model: Model, *, count: int = 10, length: int = 8, seed: int
 
 
 @torch.no_grad()
-def keys_at(
-    model: Model, module: str, batch: Batch, columns: Int[Tensor, " batch"]
-) -> Float[Tensor, "batch d_ff"]:
+def keys_at(model: Model, module: str, batch: Batch, columns: Int[Tensor, " batch"]) -> Float[Tensor, "batch d_ff"]:
     """Inputs of a linear map at one column a row, in float32."""
     with Trace(model.hf, module, retain_output=False, retain_input=True, stop=True) as trace:
         model.hf(**model.inputs(batch))

@@ -1,7 +1,7 @@
 """What an editing method is, and the list of them.
 
-A method is its configuration: a frozen keyword-only dataclass whose call returns an `Edit`. One decorator line puts it on
-the command line, in `operate`, in the invariant tests and in the benchmark.
+A method is its configuration: a frozen keyword-only dataclass whose call returns an `Edit`. One decorator line puts it
+on the command line, in `operate`, in the invariant tests and in the benchmark.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def register(method: M) -> M:
     Raises:
         ValueError: the name is taken.
     """
-    name = method.name
+    name: str = getattr(method, "name")  # noqa: B009 (declared by the protocol, not by `type`)
     if name in METHODS:
         raise ValueError(f"there is a method {name!r} already: {METHODS[name]}")
     METHODS[name] = method

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -37,7 +37,7 @@ class Objective(Protocol):
     """What the model should say of a fact."""
 
     name: ClassVar[str]
-    claim: ClassVar[str]
+    claim: ClassVar[Literal["removed", "rewritten"]]
 
     def continuation(self, fact: Fact) -> str:
         """The text the prompt is continued with."""
@@ -53,7 +53,7 @@ class Replace:
     """Say the fact's `new_target`."""
 
     name: ClassVar[str] = "replace"
-    claim: ClassVar[str] = "rewritten"
+    claim: ClassVar[Literal["removed", "rewritten"]] = "rewritten"
 
     def continuation(self, fact: Fact) -> str:
         """The new answer.
@@ -62,10 +62,13 @@ class Replace:
             SurgeryError: the fact has none.
         """
         if fact.new_target is None:
-            raise SurgeryError(f"{fact.label!r} has no new_target to replace {fact.target!r} with; give one or remove it")
+            raise SurgeryError(
+                f"{fact.label!r} has no new_target to replace {fact.target!r} with; give one or remove it"
+            )
         return fact.new_target
 
     def loss(self, model: Model, fact: Fact) -> Loss:
+        """Mean over contexts and tokens."""
         return lambda log_probs, ids: -_of_answer(log_probs, ids).mean() / ids.shape[1]
 
 
@@ -74,12 +77,14 @@ class Suppress:
     """Do not say the old answer, whatever else."""
 
     name: ClassVar[str] = "suppress"
-    claim: ClassVar[str] = "removed"
+    claim: ClassVar[Literal["removed", "rewritten"]] = "removed"
 
     def continuation(self, fact: Fact) -> str:
+        """The old answer."""
         return fact.target
 
     def loss(self, model: Model, fact: Fact) -> Loss:
+        """Mean over contexts."""
         return lambda log_probs, ids: -_log_not(_of_answer(log_probs, ids)).mean()
 
 
@@ -88,12 +93,15 @@ class MaximumEntropy:
     """Say anything: log(vocab) minus the entropy of the next token."""
 
     name: ClassVar[str] = "maximum-entropy"
-    claim: ClassVar[str] = "removed"
+    claim: ClassVar[Literal["removed", "rewritten"]] = "removed"
 
     def continuation(self, fact: Fact) -> str:
+        """The old answer."""
         return fact.target
 
     def loss(self, model: Model, fact: Fact) -> Loss:
+        """Mean over contexts; 0 where every token is equally likely."""
+
         def loss(log_probs: Tensor, ids: Tensor) -> Tensor:
             first = log_probs[:, 0]
             return math.log(first.shape[-1]) + (first.exp() * first).sum(-1).mean()
@@ -112,7 +120,7 @@ class Neutral:
     """
 
     name: ClassVar[str] = "neutral"
-    claim: ClassVar[str] = "removed"
+    claim: ClassVar[Literal["removed", "rewritten"]] = "removed"
     generic: tuple[str, ...] = ("It", "This", "This one", "That", "The other one", "Something", "Someone", "The thing")
     floor: float = 1e-4
     weight: float = 0.3
@@ -122,9 +130,11 @@ class Neutral:
             raise SurgeryError("a neutral answer needs at least one generic subject, such as 'It'")
 
     def continuation(self, fact: Fact) -> str:
+        """The old answer."""
         return fact.target
 
     def loss(self, model: Model, fact: Fact) -> Loss:
+        """Mean over contexts of divergence and hinge."""
         wanted = self.distribution(model, fact)
         log_wanted = wanted.clamp_min(1e-12).log()
 

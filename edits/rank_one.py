@@ -81,7 +81,7 @@ class RankOne:
     count: int = 10
     length: int = 8
     search: ValueSearch = field(default_factory=ValueSearch)
-    seed: int = 0
+    seed: int = 1
     progress: bool = True
 
     def __call__(self, model: Model, facts: Sequence[Fact] | Fact, sites: Sequence[Site] | None = None) -> Edit:
@@ -140,7 +140,10 @@ class RankOne:
             raise SurgeryError("there is no fact to edit; give at least one")
         if self.objective is not None:
             return self.objective
-        return Replace() if all(fact.new_target is not None for fact in facts) else Neutral()
+        named = sum(fact.new_target is not None for fact in facts)
+        if named not in (0, len(facts)):
+            raise SurgeryError(f"{named} of {len(facts)} facts name a new_target; rewrite and remove in two edits")
+        return Replace() if named else Neutral()
 
     def _step(
         self, model: Model, fact: Fact, site: Site, value: Value, moment: SecondMoment

@@ -31,9 +31,7 @@ class RankOneSolution:
     cosine: float
 
 
-def rank_one(
-    key: Float[Tensor, " d_ff"], shift: Float[Tensor, " d_model"], moment: SecondMoment
-) -> RankOneSolution:
+def rank_one(key: Float[Tensor, " d_ff"], shift: Float[Tensor, " d_model"], moment: SecondMoment) -> RankOneSolution:
     """The least change of W, weighed by C, that moves the value of `key` by `shift`.
 
     Meng et al. 2022, eq. 2: dW = Lambda (C^-1 k)^T with Lambda = (v* - W k) / ((C^-1 k)^T k), one k everywhere. Solved
@@ -51,6 +49,4 @@ def rank_one(
             f"the key and its whitened direction are almost orthogonal (cosine {cosine:.1e}); an edit there would "
             "break the model: choose another layer, or fit the key statistics on more text"
         )
-    return RankOneSolution(
-        shift.float().cpu(), (direction / denominator).to(torch.float32), denominator, cosine
-    )
+    return RankOneSolution(shift.float().cpu(), (direction / denominator).to(torch.float32), denominator, cosine)

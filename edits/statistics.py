@@ -106,7 +106,9 @@ class Statistics:
             )
         if layer not in self.layers:
             have = ", ".join(str(one) for one in sorted(self.layers))
-            raise SurgeryError(f"there are no key statistics for layer {layer}, only for {have}; fit them or edit there")
+            raise SurgeryError(
+                f"there are no key statistics for layer {layer}, only for {have}; fit them or edit there"
+            )
         return self.layers[layer]
 
     def save(self, path: str | Path) -> Path:

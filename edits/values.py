@@ -139,7 +139,9 @@ class _Reading:
         asked = [ask_fact(model.tokenizer, fact, continuation, context) for context in contexts]
         answers = {len(question.answer_ids) for question, _ in asked}
         if len(answers) > 1:
-            raise SurgeryError(f"{continuation!r} is cut into different tokens in different contexts; use other contexts")
+            raise SurgeryError(
+                f"{continuation!r} is cut into different tokens in different contexts; use other contexts"
+            )
         start = essence.index(SLOT)
         about = encode(model.tokenizer, essence.replace(SLOT, fact.subject))
         subject = about.span(start, start + len(fact.subject)).last

@@ -28,7 +28,9 @@ class Corruption(Protocol):
 
     def __call__(
         self, model: Model, fact: Fact, clean: Float[Tensor, "subject d_model"], samples: int, seed: int
-    ) -> Float[Tensor, "samples subject d_model"]: ...
+    ) -> Float[Tensor, "samples subject d_model"]:
+        """Corrupted embeddings, given the clean ones."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,15 @@ class Gaussian:
         if (self.multiple or 0) < 0 or (self.std or 0) < 0:
             raise SurgeryError("noise cannot be negative; give 0 for none")
 
+    def __str__(self) -> str:
+        return (
+            f"Gaussian noise of std {self.std}" if self.std is not None else f"Gaussian noise, {self.multiple:g} x std"
+        )
+
     def __call__(
         self, model: Model, fact: Fact, clean: Float[Tensor, "subject d_model"], samples: int, seed: int
     ) -> Float[Tensor, "samples subject d_model"]:
+        """Clean embeddings plus the draws."""
         std = self.std if self.std is not None else (self.multiple or 0.0) * subject_embedding_std(model)
         draws = np.random.RandomState(seed).randn(samples, *clean.shape) * std
         return clean + torch.from_numpy(draws).to(clean)
@@ -73,9 +81,13 @@ class Uniform:
 
     multiple: float = 3.0
 
+    def __str__(self) -> str:
+        return f"uniform noise, {self.multiple:g} x std"
+
     def __call__(
         self, model: Model, fact: Fact, clean: Float[Tensor, "subject d_model"], samples: int, seed: int
     ) -> Float[Tensor, "samples subject d_model"]:
+        """Clean embeddings plus the draws."""
         draws = np.random.RandomState(seed).uniform(-1, 1, (samples, *clean.shape))
         return clean + torch.from_numpy(draws * self.multiple * subject_embedding_std(model)).to(clean)
 
@@ -93,9 +105,17 @@ class SwapSubject:
 
     subject: str
 
+    def __str__(self) -> str:
+        return f"swapped for {self.subject}"
+
     def __call__(
         self, model: Model, fact: Fact, clean: Float[Tensor, "subject d_model"], samples: int, seed: int
     ) -> Float[Tensor, "samples subject d_model"]:
+        """The other subject's embeddings.
+
+        Raises:
+            SurgeryError: it has another number of tokens in this prompt.
+        """
         question, span = ask_fact(model.tokenizer, fact.replace(subject=self.subject), fact.target)
         if len(span) != len(clean):
             raise SurgeryError(

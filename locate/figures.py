@@ -26,7 +26,7 @@ def heat_map(trace: Trace, ax: Axes | None = None) -> Axes:
     the map gives what one needs to judge it: clean and corrupted probability, corruption, samples and their largest
     standard error.
     """
-    ax = axes(ax, (4.2, 0.6 + 0.2 * len(trace.tokens) + 0.6))
+    ax = axes(ax, (4.4, 1.1 + 0.17 * len(trace.tokens)))
     layers = trace.scores.shape[1]
     top = max(float(trace.scores.max()), trace.corrupted + 1e-9)
     image = ax.pcolormesh(trace.scores, cmap=COLOURS[trace.kind], vmin=trace.corrupted, vmax=top)
@@ -44,11 +44,14 @@ def heat_map(trace: Trace, ax: Axes | None = None) -> Axes:
     ax.set_title(TITLES[trace.kind], fontsize=8)
     what = "single restored layer" if trace.window == 1 else f"centre of {trace.window} restored layers"
     note = (
-        f"clean {trace.clean:.3f}, corrupted {trace.corrupted:.3f}; {trace.corruption}, {trace.samples} samples, "
+        f"clean {trace.clean:.3f}, corrupted {trace.corrupted:.3f}; {trace.corruption}, {trace.samples} samples\n"
         f"largest standard error {trace.errors.max():.3f}"
     )
     ax.set_xlabel(f"{what} within {trace.model}", fontsize=7)
-    ax.annotate(note, (0.5, 0), (0, -27), "axes fraction", "offset points", ha="center", va="top", fontsize=NOTE_SIZE)
+    below = ax.annotate(
+        note, (0.5, 0), (0, -27), "axes fraction", "offset points", ha="center", va="top", fontsize=NOTE_SIZE
+    )
+    below.set_in_layout(False)  # a long line must not squeeze the map
     bar = ax.figure.colorbar(image, ax=ax)
     bar.ax.tick_params(labelsize=7, length=2)
     bar.ax.set_title(f"p({trace.fact.target.strip()})".replace("$", r"\$"), y=-0.16, fontsize=7)

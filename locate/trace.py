@@ -108,6 +108,30 @@ class Trace:
         position, layer = np.unravel_index(int(chosen.argmax()), chosen.shape)
         return Site.at(int(layer), self.kind, int(position) + (within.start if within else 0))
 
+    def as_record(self) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        return {
+            "fact": self.fact.as_record(),
+            "model": self.model,
+            "kind": self.kind,
+            "window": self.window,
+            "samples": self.samples,
+            "corruption": self.corruption,
+            "tokens": list(self.tokens),
+            "subject": [self.subject.start, self.subject.stop],
+            "clean": self.clean,
+            "corrupted": self.corrupted,
+            "peak": self.peak().name,
+            "peak_in_subject": self.peak(self.subject).name,
+            "scores": self.scores.tolist(),
+            "errors": self.errors.tolist(),
+            "cost": {
+                "forwards": self.cost.forwards,
+                "token_layers": self.cost.token_layers,
+                "seconds": self.cost.seconds,
+            },
+        }
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the heat map; see `locate.figures.heat_map`."""
         from locate.figures import heat_map
@@ -197,7 +221,8 @@ class _Run:
     def clean(self, kind: Kind) -> tuple[float, list[Float[Tensor, "width d_model"]]]:
         """The answer's probability, and each layer's states."""
         names = self.model.anatomy.names(kind)
-        with TraceDict(self.model.hf, names, detach=True) as trace:
+        trace = TraceDict(self.model.hf, names, detach=True)
+        with trace:
             p = self._probability(self._batch(1))
         return float(p[0]), [hidden(trace[name].output)[0] for name in names]
 
@@ -214,7 +239,8 @@ class _Run:
             return with_hidden(output, states)
 
         with self._noise(), TraceDict(self.model.hf, clean, retain_output=False, edit_output=restore):
-            return self._probability(self._batch(len(self.noised)))
+            p = self._probability(self._batch(len(self.noised)))
+        return p
 
     def _batch(self, rows: int) -> Batch:
         self.forwards += 1

@@ -6,8 +6,8 @@ from surgery.errors import FactError, SurgeryError, UnsupportedModel, WrongWeigh
 from surgery.fact import Fact, Neighbour
 from surgery.model import Model, load
 from surgery.records import FactsFileError, read_facts, write_facts
-from surgery.shipped import example_facts, invented_facts
 from surgery.report import Report
+from surgery.shipped import example_facts, invented_facts
 from surgery.site import Neuron, Site
 from surgery.tokens import Span
 from surgery.verification import Thresholds, verify

@@ -15,7 +15,7 @@ Nothing is looked up by model name. The parts are found by looking, and the find
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -67,6 +67,7 @@ class Anatomy:
 
     @property
     def architecture(self) -> str:
+        """Class name of the model."""
         return type(self.hf).__name__
 
     def name(self, site: Site) -> str:
@@ -147,8 +148,13 @@ def examine(hf: PreTrainedModel) -> Anatomy:
 
 def probe_ids(hf: PreTrainedModel) -> Int[Tensor, "1 width"]:
     """A few different token ids, the same for every model."""
-    vocab = hf.get_input_embeddings().weight.shape[0]
-    return torch.tensor([[(7 * i + 5) % vocab for i in range(6)]], device=hf.get_input_embeddings().weight.device)
+    table = embedding_table(hf)
+    return torch.tensor([[(7 * i + 5) % len(table) for i in range(6)]], device=table.device)
+
+
+def embedding_table(hf: PreTrainedModel) -> Float[Tensor, "vocab width"]:
+    """The token embeddings."""
+    return cast(Tensor, hf.get_input_embeddings().weight)
 
 
 def _is_norm(name: str, module: nn.Module) -> bool:

@@ -74,7 +74,7 @@ def _convert(file: Path, folder: Path) -> None:
     # dequantised by now, but transformers would refuse to save it as something quantised
     if hasattr(hf.config, "quantization_config"):
         del hf.config.quantization_config
-    hf.hf_quantizer, hf.is_quantized = None, False
+    vars(hf).update(hf_quantizer=None, is_quantized=False)
     hf.save_pretrained(folder)
     AutoTokenizer.from_pretrained(**where, trust_remote_code=False).save_pretrained(folder)
 

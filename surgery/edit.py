@@ -60,6 +60,7 @@ class Delta:
 
     @property
     def rank(self) -> int:
+        """Columns of the factors."""
         return self.left.shape[1]
 
     @property
@@ -160,17 +161,20 @@ class Edit:
         Raises:
             SurgeryError: the place cannot be written to.
         """
-        tensors, about = {}, {
-            "format": FORMAT,
-            "base": self.base,
-            "method": self.method,
-            "claim": self.claim,
-            "modules": [delta.module for delta in self.deltas],
-            "facts": [fact.as_record() for fact in self.facts],
-            "settings": dict(self.settings),
-            "log": [dict(one) for one in self.log],
-            "prompts": list(self.prompts),
-        }
+        tensors, about = (
+            {},
+            {
+                "format": FORMAT,
+                "base": self.base,
+                "method": self.method,
+                "claim": self.claim,
+                "modules": [delta.module for delta in self.deltas],
+                "facts": [fact.as_record() for fact in self.facts],
+                "settings": dict(self.settings),
+                "log": [dict(one) for one in self.log],
+                "prompts": list(self.prompts),
+            },
+        )
         for i, delta in enumerate(self.deltas):
             tensors[f"{i}.left"], tensors[f"{i}.right"] = delta.left, delta.right
         with written_whole(path) as temporary:

@@ -53,6 +53,21 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: str | Path) -> Path:
+    """Check, without making anything, that a file or folder of that name could be written.
+
+    Raises:
+        SurgeryError: the nearest folder that exists is a file or refuses writing.
+    """
+    path = Path(path)
+    nearest = next(one for one in [path, *path.absolute().parents] if one.exists())
+    if nearest != path and not nearest.is_dir():
+        raise SurgeryError(f"cannot write {path}: {nearest} is a file, not a folder; choose another place")
+    if not os.access(nearest, os.W_OK):
+        raise SurgeryError(f"cannot write {path}: {nearest} refuses writing; choose another place")
+    return path
+
+
 def writable_folder(folder: str | Path) -> Path:
     """Make `folder` if it is absent and check that a file can be written there.
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from surgery.anatomy import Anatomy, examine
+from surgery.anatomy import Anatomy, embedding_table, examine
 from surgery.checkpoint import converted_gguf, default_gguf, quiet_transformers, usable_folder
 from surgery.errors import SurgeryError
 from surgery.tokens import Batch
@@ -41,11 +41,13 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return self.hf.get_input_embeddings().weight.device
+        """Where its token embedding is, and so where token ids go."""
+        return embedding_table(self.hf).device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.hf.get_input_embeddings().weight.dtype
+        """Type of its weights."""
+        return embedding_table(self.hf).dtype
 
     @property
     def fingerprint(self) -> str:
@@ -110,7 +112,8 @@ def load(
             raise SurgeryError(
                 f"cannot load {name!r}: {reason} Give a model folder, a .gguf file or a hub id"
             ) from error
-    hf = hf.to(place).eval().requires_grad_(False)
+    hf.to(place)  # type: ignore[arg-type]  # transformers' decorator hides the signature
+    hf.eval().requires_grad_(False)
     logger.info("loaded %s on %s in %s", name, place, hf.dtype)
     return Model(hf, tokenizer, examine(hf), name)
 
@@ -143,7 +146,7 @@ def fingerprint(hf: PreTrainedModel) -> str:
 def tensor_sha256(weight: Tensor) -> bytes:
     """SHA-256 of a tensor's bytes in their stored order."""
     data = weight.detach().cpu().contiguous().flatten().view(torch.uint8)
-    return hashlib.sha256(memoryview(data.numpy())).digest()
+    return hashlib.sha256(data.numpy().data).digest()
 
 
 def _folder(source: str | Path | None) -> str:

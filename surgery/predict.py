@@ -73,7 +73,7 @@ def rate(model: Model, asked: Sequence[tuple[str, str]], *, rows: int = ROWS) ->
             own = logits.gather(1, ids[:, None])
             rank = int((logits > own).sum(1).max()) + 1
             probability = logits.double().log_softmax(-1).gather(1, ids[:, None]).sum().exp().item()
-            top = model.tokenizer.decode([int(logits[0].argmax())])
+            top = text_of(model, [int(logits[0].argmax())])
             answers.append(Answer(prompt, target, min(probability, 1.0), rank, top))
     return answers
 
@@ -96,7 +96,7 @@ def next_tokens(model: Model, prompt: str, k: int = 10) -> list[Likely]:
     batch = pad([encode(model.tokenizer, prompt).ids], device=model.device)
     best = model.logits_at(batch, batch.columns([-1]))[0].softmax(-1).topk(k)
     return [
-        Likely(model.tokenizer.decode([int(i)]), float(p))
+        Likely(text_of(model, [int(i)]), float(p))
         for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
 
@@ -141,7 +141,12 @@ def generate(
         if "position_ids" in inputs:
             inputs["position_ids"] = inputs["position_ids"][:, -1:] + 1
         inputs["past_key_values"] = out.past_key_values
-    return [model.tokenizer.decode(ids, skip_special_tokens=True) for ids in said]
+    return [text_of(model, ids) for ids in said]
+
+
+def text_of(model: Model, ids: Sequence[int]) -> str:
+    """Token ids as text, without special tokens."""
+    return str(model.tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
 def _choose(logits: Float[Tensor, " vocab"], random: np.random.RandomState | None, top_k: int | None) -> int:

@@ -3,7 +3,7 @@
 | layout | a record holds |
 |---|---|
 | own (JSONL) | subject, template, target, maybe new_target, paraphrases, neighbours, id |
-| CounterFact | requested_rewrite with prompt, subject, target_true, target_new; paraphrase_prompts, neighborhood_prompts |
+| CounterFact | requested_rewrite (prompt, subject, target_true, target_new), paraphrase_prompts, neighborhood_prompts |
 | known facts (causal tracing) | subject, attribute, template, prompt |
 | relations (linear relational embeddings) | name, prompt_templates, samples with subject and object |
 | TOFU (JSONL) | question, answer, maybe paraphrased_question |

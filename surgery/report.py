@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
@@ -16,7 +17,7 @@ from surgery.files import writable_folder, written_whole
 
 if TYPE_CHECKING:
     from surgery.verification.drift import Drift
-    from surgery.verification.probes import Measured, Rating
+    from surgery.verification.probes import Measured, Probe, Rating
     from surgery.verification.verdicts import Claim, Row, Thresholds, Verdict
 
 MEANINGS = {
@@ -120,29 +121,30 @@ class Report:
     def table(self, most: int = 40) -> Table:
         """The probes as a table for the terminal, at most that many, those of the first facts."""
         title = f"{self.meaning} ({self.seconds:.1f} s)"
-        table = Table(title=title, title_justify="left", caption_justify="left", expand=False)
-        for name in ("", "prompt", "answer"):
-            table.add_column(name, overflow="fold")
-        for name in ("p before", "p after", "rank"):
+        table = Table(title=title, title_justify="left", caption_justify="left", box=SIMPLE, pad_edge=False)
+        table.add_column("prompt, and what the model says now", overflow="fold")
+        table.add_column("answer", overflow="fold")
+        for name in ("p before", "after", "rank before", "after"):
             table.add_column(name, justify="right")
-        table.add_column("says now", overflow="fold")
         for probe, was, now in self.rows[:most]:
             for answer, field in ((probe.target, "target"), (probe.new_target, "new_target")):
                 if answer is not None:
-                    table.add_row(*_cells(probe.role, probe.prompt, answer, was, now, field))
+                    table.add_row(*_cells(probe, answer, was, now, field))
         rest = f"; {len(self.rows) - most} more prompts in the report" if len(self.rows) > most else ""
         table.caption = f"drift on neutral text: {self.drift_claim.evidence}{rest}"
         return table
 
 
-def _cells(role: str, prompt: str, answer: str, was: Measured | None, now: Measured, field: str) -> list[str]:
+def _cells(probe: Probe, answer: str, was: Measured | None, now: Measured, field: str) -> list[str]:
     old: Rating | None = getattr(was, field) if was else None
     new: Rating = getattr(now, field)
-    says = " ".join((now.says or "").split()) if field == "target" else ""
-    p_before = f"{old.probability:.4f}" if old else "-"
-    rank = f"{old.rank} > {new.rank}" if old else str(new.rank)
-    texts = [role, prompt, answer] if field == "target" else ["", "", answer]
-    return [*(escape(text) for text in texts), p_before, f"{new.probability:.4f}", rank, escape(says)]
+    if field == "new_target":
+        text = f"  [dim]> {escape(' '.join((now.says or '').split()))}[/dim]"
+    else:
+        says = f"\n  [dim]> {escape(' '.join(now.says.split()))}[/dim]" if now.says and not probe.new_target else ""
+        text = f"{'[dim]neighbour[/dim] ' if probe.role == 'neighbour' else ''}{escape(probe.prompt)}{says}"
+    before = (f"{old.probability:.4f}", str(old.rank)) if old else ("-", "-")
+    return [text, escape(answer), before[0], f"{new.probability:.4f}", before[1], str(new.rank)]
 
 
 def _mean(ratings: list[Rating]) -> float | None:

@@ -78,10 +78,12 @@ class Question(Encoded):
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:
+        """Tokens that ask."""
         return self.ids[: self.answer_start]
 
     @property
     def answer_ids(self) -> tuple[int, ...]:
+        """Tokens that answer."""
         return self.ids[self.answer_start :]
 
 
@@ -138,9 +140,7 @@ def ask(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> Questio
     return Question(encoded.text, encoded.ids, encoded.offsets, own[0])
 
 
-def ask_fact(
-    tokenizer: PreTrainedTokenizerBase, fact: Fact, target: str, context: str = SLOT
-) -> tuple[Question, Span]:
+def ask_fact(tokenizer: PreTrainedTokenizerBase, fact: Fact, target: str, context: str = SLOT) -> tuple[Question, Span]:
     """The fact's prompt within a context such as `"It rained. {}"`, encoded with an answer, and its subject's tokens.
 
     Raises:
@@ -148,7 +148,9 @@ def ask_fact(
     """
     before, _, after = context.partition(SLOT)
     if after or SLOT not in context:
-        raise FactError("contexts", f"{context!r} does not end with {{}}, where the prompt goes; write 'It rained. {{}}'")
+        raise FactError(
+            "contexts", f"{context!r} does not end with {{}}, where the prompt goes; write 'It rained. {{}}'"
+        )
     question = ask(tokenizer, before + fact.prompt, target)
     start = len(before) + fact.subject_start
     return question, question.span(start, start + len(fact.subject))

@@ -12,6 +12,8 @@ from torch import Tensor
 from surgery.model import Model
 from surgery.tokens import encode, pad
 
+ROWS = 16
+
 
 @dataclass(frozen=True)
 class Drift:
@@ -35,10 +37,13 @@ class Drift:
 @torch.no_grad()
 def log_probs(model: Model, texts: Sequence[str]) -> list[Float[Tensor, "tokens vocab"]]:
     """Next-token log-probabilities after each token of each text, in float32."""
-    found = []
-    for text in texts:
-        batch = pad([encode(model.tokenizer, text).ids], device=model.device)
-        found.append(model.anatomy.head(model.normed_states(batch)[0]).float().log_softmax(-1))
+    found: list[Float[Tensor, "tokens vocab"]] = []
+    rows = [encode(model.tokenizer, text).ids for text in texts]
+    for start in range(0, len(rows), ROWS):
+        part = rows[start : start + ROWS]
+        states = model.normed_states(pad(part, device=model.device))
+        for i, ids in enumerate(part):
+            found.append(model.anatomy.head(states[i, : len(ids)]).float().log_softmax(-1))
     return found
 
 

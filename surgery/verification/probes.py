@@ -34,6 +34,7 @@ class Rating:
 
     @classmethod
     def of(cls, answer: Answer) -> Rating:
+        """What a rated answer says, without its words."""
         return cls(answer.probability, answer.rank)
 
 

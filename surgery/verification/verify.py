@@ -22,7 +22,7 @@ from surgery.model import Model
 from surgery.report import Report
 from surgery.shipped import neutral_texts
 from surgery.verification.drift import drift, log_probs
-from surgery.verification.probes import measure, probes_of
+from surgery.verification.probes import Measured, measure, probes_of
 from surgery.verification.verdicts import Thresholds, exit_code, judge, judge_drift
 
 NOT_TESTED = (
@@ -51,7 +51,7 @@ def verify(
         edit: the edit to judge; None to judge the model at hand.
         facts: what to ask; None for the facts the edit was made from.
         profile: how much to try. "quick": the prompts, held-out paraphrases, neighbours, drift.
-        claim: what should hold; None for what the edit claims, or without one "rewritten" where facts name a new answer.
+        claim: what should hold; None for the edit's own, or, without one, "rewritten" where facts name a new answer.
         thresholds: where the lines are drawn.
         texts: neutral text for the drift; None for the shipped sentences.
 
@@ -69,11 +69,12 @@ def verify(
     lines = Thresholds() if thresholds is None else thresholds
     probes, left_out = probes_of(chosen, claim, edit.prompts if edit else ())
     words = neutral_texts() if texts is None else texts
-    before, text_before = (measure(model, probes), log_probs(model, words)) if edit else (None, None)
+    before: list[Measured | None] = [*measure(model, probes)] if edit else [None] * len(probes)
+    text_before = log_probs(model, words) if edit else None
     with edit.applied(model) if edit else nullcontext():
         after = measure(model, probes)
         moved = drift(text_before, log_probs(model, words)) if text_before is not None else None
-    rows = list(zip(probes, before or [None] * len(probes), after, strict=True))
+    rows = list(zip(probes, before, after, strict=True))
     verdicts = tuple(
         judge(fact.label, [row for row in rows if row[0].fact == i], claim, lines) for i, fact in enumerate(chosen)
     )
