@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from surgery.fact import SLOT
-from surgery.hooks import Trace
+from surgery.hooks import Trace, hidden
 from surgery.model import Model
 from surgery.predict import generate
 from surgery.tokens import Batch
@@ -49,4 +49,4 @@ def keys_at(model: Model, module: str, batch: Batch, columns: Int[Tensor, " batc
     """Inputs of a linear map at one column a row, in float32."""
     with Trace(model.hf, module, retain_output=False, retain_input=True, stop=True) as trace:
         model.hf(**model.inputs(batch))
-    return trace.input[torch.arange(len(columns)), columns].float()
+    return hidden(trace.input, len(columns))[torch.arange(len(columns)), columns].float()

@@ -7,7 +7,7 @@ on the command line, in `operate`, in the invariant tests and in the benchmark.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from edits.objectives import Objective
 from edits.statistics import Statistics
@@ -18,6 +18,7 @@ from surgery.model import Model
 from surgery.site import Site
 
 
+@runtime_checkable
 class Method(Protocol):
     """Computes an edit; the model's weights are the same before and after."""
 

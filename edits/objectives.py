@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -33,6 +33,7 @@ from surgery.tokens import ask
 Loss = Callable[[Float[Tensor, "contexts answer vocab"], Int[Tensor, "contexts answer"]], Float[Tensor, ""]]
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What the model should say of a fact."""
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from surgery.errors import SurgeryError, WrongWeights
 from surgery.files import cache_folder, written_whole
-from surgery.hooks import TraceDict
+from surgery.hooks import TraceDict, hidden
 from surgery.model import Model
 from surgery.progress import bar
 from surgery.site import Site
@@ -177,6 +177,7 @@ def fit_statistics(
     names = {layer: model.anatomy.name(Site.at(layer, "mlp")) for layer in sorted(set(layers))}
     d_ff = model.anatomy.d_ff
     sums = {layer: torch.zeros(d_ff, d_ff, dtype=torch.float64) for layer in names}
+    width = min(width, model.anatomy.max_positions or width)
     rows = [
         ids[start : start + width]
         for ids in (encode(model.tokenizer, text).ids for text in texts if text.strip())
@@ -193,7 +194,7 @@ def fit_statistics(
             with TraceDict(model.hf, names.values(), retain_output=False, retain_input=True, stop=True) as trace:
                 model.hf(**model.inputs(batch))
             for layer, name in names.items():
-                keys = trace[name].input[batch.mask.bool()].float()
+                keys = hidden(trace[name].input, len(part))[batch.mask.bool()].float()
                 sums[layer] += (keys.T @ keys).double().cpu()
     moments = {layer: SecondMoment.of(total / tokens, rank) for layer, total in sums.items()}
     return Statistics(moments, (model.fingerprint,), corpus, tokens)

@@ -107,7 +107,7 @@ def _descend(
     rows = torch.arange(len(reading.subject), device=model.device)
 
     def add(output: Any, name: str) -> Any:
-        states = hidden(output)
+        states = hidden(output, len(rows))
         return with_hidden(output, states.index_put((rows, reading.subject), shift.to(states.dtype), accumulate=True))
 
     losses: list[float] = []

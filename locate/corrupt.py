@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from surgery.shipped import example_facts
 from surgery.tokens import Question, Span, ask_fact
 
 
+@runtime_checkable
 class Corruption(Protocol):
     """Gives the corrupted embeddings of a fact's subject."""
 

@@ -224,7 +224,7 @@ class _Run:
         trace = TraceDict(self.model.hf, names, detach=True)
         with trace:
             p = self._probability(self._batch(1))
-        return float(p[0]), [hidden(trace[name].output)[0] for name in names]
+        return float(p[0]), [hidden(trace[name].output, 1)[0] for name in names]
 
     def corrupted(
         self, restored: dict[int, Float[Tensor, "width d_model"]], position: int, kind: Kind = "state"
@@ -234,7 +234,7 @@ class _Run:
         clean = {names[layer]: states[position] for layer, states in restored.items()}
 
         def restore(output: Any, name: str) -> Any:
-            states = hidden(output).clone()
+            states = hidden(output, len(self.noised)).clone()
             states[:, position] = clean[name]
             return with_hidden(output, states)
 
@@ -253,7 +253,7 @@ class _Run:
     @contextmanager
     def _noise(self) -> Iterator[None]:
         def corrupt(output: Any, name: str) -> Any:
-            states = hidden(output).clone()
+            states = hidden(output, len(self.noised)).clone()
             states[:, self.span.start : self.span.stop] = self.noised
             return with_hidden(output, states)
 

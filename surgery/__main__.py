@@ -8,19 +8,14 @@ Exit codes: 0 every claim holds, 10 the fact is still there, 11 collateral damag
 
 from __future__ import annotations
 
-import functools
-import inspect
 import json
-import logging
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 import edits
 import locate
@@ -30,6 +25,7 @@ from surgery.errors import SurgeryError
 from surgery.fact import Fact, Neighbour
 from surgery.figures import save
 from surgery.files import check_writable, written_whole
+from surgery.options import Run, command
 from surgery.predict import rate
 from surgery.site import KINDS, Site
 
@@ -40,6 +36,8 @@ app = typer.Typer(
     help=surgery.__doc__,
     rich_markup_mode=None,
 )
+
+_command = partial(command, app)
 
 FactsFile = Annotated[
     Path, typer.Option("--facts", help="Facts file: JSONL, CounterFact, known facts, relations or TOFU.")
@@ -56,62 +54,7 @@ ReportFolder = Annotated[Path, typer.Option("--report", help="Folder for report.
 Profile = Annotated[str, typer.Option(help="How much verification tries: quick.")]
 
 
-@dataclass(frozen=True)
-class Run:
-    """The options every command takes."""
-
-    model: Annotated[str | None, typer.Option(help="Hub id, folder or .gguf file; default: SmolLM2-135M-Instruct.")] = (
-        None
-    )
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU if there is one.")] = None
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16; default: float32 on the CPU.")] = None
-    seed: Annotated[int, typer.Option(help="Of every random draw.")] = 1
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False
-
-    def load(self) -> surgery.Model:
-        started = time.perf_counter()
-        model = surgery.load(self.model, device=self.device, dtype=self.dtype)
-        self.say(f"{model.source} on {model.device} in {model.dtype}, {time.perf_counter() - started:.1f} s", dim=True)
-        return model
-
-    @property
-    def talks(self) -> bool:
-        return not (self.quiet or self.json)
-
-    def say(self, what: Any, *, dim: bool = False) -> None:
-        if self.talks:
-            Console(soft_wrap=isinstance(what, str)).print(
-                what, style="dim" if dim else None, markup=False, highlight=False
-            )
-
-    def result(self, record: dict[str, Any]) -> None:
-        if self.json and not self.quiet:
-            print(json.dumps(record, ensure_ascii=False))
-
-
-def command(function: Callable[..., int | None]) -> Callable[..., None]:
-    """Make a function of `run: Run` and its own options a command that takes the common options too."""
-    hints = get_type_hints(function, include_extras=True)
-    common = get_type_hints(Run, include_extras=True)
-    own = [one for one in inspect.signature(function).parameters.values() if one.name != "run"]
-    defaults = {name: getattr(Run, name) for name in common}
-
-    @functools.wraps(function)
-    def called(**given: Any) -> None:
-        run = Run(**{name: given.pop(name) for name in common})
-        logging.basicConfig(level=logging.ERROR if run.quiet or run.json else logging.WARNING, format="%(message)s")
-        raise typer.Exit(function(run, **given) or 0)
-
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    kept = [one.replace(kind=keyword, annotation=hints[one.name]) for one in own]
-    added = [inspect.Parameter(n, keyword, default=defaults[n], annotation=kind) for n, kind in common.items()]
-    called.__signature__ = inspect.Signature(kept + added)  # type: ignore[attr-defined]
-    app.command(name=function.__name__.removesuffix("_"))(called)
-    return called
-
-
-@command
+@_command
 def demo(run: Run, out: OutFolder = Path("demo")) -> int:
     """Find, rewrite and verify one fact of the default model: the Eiffel Tower is in Paris."""
     check_writable(out)
@@ -144,7 +87,7 @@ def demo(run: Run, out: OutFolder = Path("demo")) -> int:
     return report.exit_code
 
 
-@command
+@_command
 def locate_(
     run: Run,
     out: OutFolder,
@@ -185,7 +128,7 @@ def locate_(
     run.result({"traces": records})
 
 
-@command
+@_command
 def edit(
     run: Run, facts: FactsFile, out: OutFile, method: Method = "rank-one", layer: Layer = None, corpus: Corpus = None
 ) -> None:
@@ -205,7 +148,7 @@ def edit(
     run.result({"edit": str(out), **made.summary()})
 
 
-@command
+@_command
 def remove(
     run: Run,
     facts: FactsFile,
@@ -231,7 +174,7 @@ def remove(
     return _conclude(run, found, report, {"edit": str(out)})
 
 
-@command
+@_command
 def verify(
     run: Run,
     report: ReportFolder,
@@ -252,7 +195,7 @@ def verify(
     return _conclude(run, found, report, {})
 
 
-@command
+@_command
 def stats(
     run: Run,
     corpus: Annotated[Path, typer.Option(help="Text file, a passage a line.")],

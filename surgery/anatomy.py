@@ -66,6 +66,15 @@ class Anatomy:
     vocab: int
 
     @property
+    def max_positions(self) -> int | None:
+        """Most tokens a row may have, where the model has a limit."""
+        config = self.hf.config.get_text_config()
+        for name in ("max_position_embeddings", "max_seq_len"):
+            if isinstance(limit := getattr(config, name, None), int):
+                return limit
+        return None
+
+    @property
     def architecture(self) -> str:
         """Class name of the model."""
         return type(self.hf).__name__
@@ -243,16 +252,17 @@ def _check(anatomy: Anatomy) -> None:
             raise UnsupportedModel(f"{who}: {part} puts out {width} numbers, not d_model {anatomy.d_model}")
     pushed, states = ids.shape[1] // 2, anatomy.names("state")
     rows = {part: i + 1 for i, (_, part) in enumerate(parts)}
+    batch = len(parts) + 1
 
     def push(output: Any, name: str) -> Any:
-        new = hidden(output).clone()
+        new = hidden(output, batch).clone()
         # not a constant, which a norm after the map would take out again
         new[rows[name], pushed] += torch.linspace(-1, 1, new.shape[-1], device=new.device, dtype=new.dtype)
         return with_hidden(output, new)
 
     with torch.no_grad(), TraceDict(hf, states) as seen, TraceDict(hf, rows, retain_output=False, edit_output=push):
-        logits = hf(input_ids=ids.expand(len(parts) + 1, -1), use_cache=False).logits[0]
-        own = anatomy.unembed(hidden(seen[states[-1]].output)[0])
+        logits = hf(input_ids=ids.expand(batch, -1), use_cache=False).logits[0]
+        own = anatomy.unembed(hidden(seen[states[-1]].output, batch)[0])
     tolerance = 1e-3 if logits.dtype == torch.float32 else 5e-2
     if own.shape != logits.shape or (own - logits).abs().max() > tolerance * logits.abs().max():
         raise UnsupportedModel(
@@ -260,7 +270,7 @@ def _check(anatomy: Anatomy) -> None:
             "something lies between them that this package does not know"
         )
     for state, part in parts:
-        out = hidden(seen[state].output)
+        out = hidden(seen[state].output, batch)
         moved = (out[rows[part]] - out[0]).abs().amax(-1).float()
         if moved[:pushed].max() > 1e-3 * moved[pushed] or not moved[pushed] > 0:
             raise UnsupportedModel(f"{who}: a push at {part} does not reach the output of {state} as it should")

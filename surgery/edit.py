@@ -201,7 +201,7 @@ class Edit:
                 )
             return cls(
                 deltas=deltas,
-                facts=tuple(Fact(**record) for record in about["facts"]),
+                facts=tuple(Fact.from_record(record) for record in about["facts"]),
                 log=tuple(about["log"]),
                 prompts=tuple(about["prompts"]),
                 **{key: about[key] for key in ("base", "method", "claim", "settings")},

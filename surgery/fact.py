@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,13 +46,13 @@ class Fact:
     template: str
     target: str
     new_target: str | None = None
-    paraphrases: tuple[str, ...] = ()
-    neighbours: tuple[Neighbour, ...] = ()
+    paraphrases: Sequence[str] = ()
+    neighbours: Sequence[Neighbour] = ()
     id: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "paraphrases", tuple(self.paraphrases))
-        object.__setattr__(self, "neighbours", tuple(_neighbours(self.neighbours)))
+        object.__setattr__(self, "neighbours", tuple(self.neighbours))
         for field in ("subject", "target"):
             if not getattr(self, field).strip():
                 raise FactError(field, "is empty; a fact needs some words there")
@@ -84,6 +84,12 @@ class Fact:
         """A short name for tables and messages: the id, or prompt and answer."""
         return self.id if self.id is not None else f"{self.prompt} {self.target}"
 
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Fact:
+        """The fact of one line of a facts file, as `as_record` gives it."""
+        neighbours = [Neighbour(one["prompt"], one["target"]) for one in record.get("neighbours", ())]
+        return cls(**{**record, "neighbours": neighbours})
+
     def replace(self, **changes: Any) -> Fact:
         """A copy with other values, such as `fact.replace(new_target="Rome")`."""
         return dataclasses.replace(self, **changes)
@@ -92,11 +98,6 @@ class Fact:
         """The fact as one line of a facts file holds it; absent fields are left away."""
         record = dataclasses.asdict(self)
         return {key: value for key, value in record.items() if value not in (None, ())}
-
-
-def _neighbours(given: Iterable[Neighbour | Mapping[str, str]]) -> Iterable[Neighbour]:
-    for one in given:
-        yield one if isinstance(one, Neighbour) else Neighbour(**one)
 
 
 def derive_neighbours(

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from surgery.errors import SurgeryError
@@ -39,8 +40,16 @@ def get_module(model: nn.Module, name: str) -> nn.Module:
         raise SurgeryError(f"{type(model).__name__} has no module {name!r}{hint}") from None
 
 
-def hidden(output: Any) -> Tensor:
-    """The hidden states in what a module returned: the tensor itself, or the first of a tuple."""
+def hidden(output: Any, batch: int) -> Float[Tensor, "batch width features"]:
+    """The hidden states in what a module returned or was given: the tensor itself, or the first of a tuple.
+
+    OPT puts all rows of a batch into one before its mlp; they are taken apart again.
+    """
+    first = _first(output)
+    return first.unflatten(0, (batch, -1)) if first.ndim == 2 else first
+
+
+def _first(output: Any) -> Tensor:
     first = output[0] if isinstance(output, (tuple, list)) else output
     if not isinstance(first, Tensor):
         raise SurgeryError(f"a module returned {type(first).__name__} where hidden states were expected")
@@ -49,6 +58,7 @@ def hidden(output: Any) -> Tensor:
 
 def with_hidden(output: Any, states: Tensor) -> Any:
     """`output` with its hidden states exchanged, whichever form it has."""
+    states = states.reshape(_first(output).shape)
     if isinstance(output, tuple):
         return (states, *output[1:])
     return [states, *output[1:]] if isinstance(output, list) else states

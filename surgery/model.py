@@ -55,7 +55,16 @@ class Model:
         return fingerprint(self.hf)
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
-        """Keyword arguments that give the model a batch, positions included where it takes them."""
+        """Keyword arguments that give the model a batch, positions included where it takes them.
+
+        Raises:
+            SurgeryError: a row is longer than the model can read.
+        """
+        limit = self.anatomy.max_positions
+        if limit is not None and int(batch.mask.sum(1).max()) > limit:
+            raise SurgeryError(
+                f"a text of {int(batch.mask.sum(1).max())} tokens is too long: {self.source} reads {limit}"
+            )
         given: dict[str, Any] = {"input_ids": batch.ids, "attention_mask": batch.mask, "use_cache": False}
         if _takes_positions(self.hf):
             given["position_ids"] = batch.positions

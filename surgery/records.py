@@ -77,7 +77,7 @@ class _Own(_Record):
     id: str | None = None
 
     def facts(self) -> list[Fact]:
-        return [Fact(**self.model_dump())]
+        return [Fact.from_record(self.model_dump())]
 
 
 class _Text(BaseModel):

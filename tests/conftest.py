@@ -1,0 +1,74 @@
+"""Models the tests share. All are read only: who changes weights changes them back, and `unchanged` checks it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import pytest
+from tiny import ARCHITECTURES, VARIANTS, tiny_tokenizer
+from toy import trained_toy
+
+from surgery import Fact, Model, Neighbour, load
+
+# no model hub is asked, whatever a test does
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def closed_figures() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="session", params=[*ARCHITECTURES, *VARIANTS])
+def tiny(request: pytest.FixtureRequest) -> Model:
+    """A tiny random model of each supported architecture."""
+    build = {**ARCHITECTURES, **VARIANTS}[request.param]
+    return load((build(), tiny_tokenizer()))
+
+
+@pytest.fixture(scope="session")
+def tiny_fact() -> Fact:
+    return Fact(
+        subject="The old tower",
+        template="People say that {} stands in the town of",
+        target="Paris",
+        new_target="Rome",
+        paraphrases=("The old tower can be seen in", "Where is The old tower? It is in"),
+        neighbours=(Neighbour("The river is in the town of", "Rome"),),
+    )
+
+
+@pytest.fixture(scope="session", params=["gpt2", "llama"])
+def toy(request: pytest.FixtureRequest) -> tuple[Model, list[Fact]]:
+    """A small model that really knows some 90 facts, and the facts."""
+    hf, tokenizer, records = trained_toy(request.param)
+    facts = [{key: value for key, value in record.items() if key != "relation"} for record in records]
+    return load((hf, tokenizer)), [Fact.from_record(fact) for fact in facts]
+
+
+@pytest.fixture(scope="session")
+def smol() -> Model:
+    """The real default model."""
+    return load()
+
+
+@pytest.fixture
+def unchanged() -> Iterator[Callable[[Model], None]]:
+    """Call it with a model: at the test's end its weights are bit-identical and no hook is left."""
+    watched: list[tuple[Model, str]] = []
+    yield lambda model: watched.append((model, model.fingerprint))
+    for model, fingerprint in watched:
+        assert model.fingerprint == fingerprint
+        assert not hooks_left(model)
+
+
+def hooks_left(model: Model) -> list[str]:
+    """Names of modules that still carry a forward hook."""
+    return [name for name, module in model.hf.named_modules() if module._forward_hooks or module._forward_pre_hooks]

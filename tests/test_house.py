@@ -1,0 +1,56 @@
+"""The house rules: imports run edits -> locate -> surgery, and nobody imports the door."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAY_IMPORT = {"surgery": {"surgery"}, "locate": {"surgery", "locate"}, "edits": {"surgery", "locate", "edits"}}
+DOOR = Path("surgery/__main__.py")
+FILES = sorted(path.relative_to(ROOT) for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            found.add(str(node.module))
+    return found
+
+
+def test_there_is_a_house() -> None:
+    assert DOOR in FILES
+    assert len(FILES) > 20
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path != DOOR], ids=str)
+def test_imports_run_one_way(path: Path) -> None:
+    allowed = MAY_IMPORT[path.parts[0]]
+    own = {name.split(".")[0] for name in imported(path)} & set(MAY_IMPORT)
+    assert own <= allowed
+    assert "surgery.__main__" not in imported(path)
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_a_file_is_one_responsibility(path: Path) -> None:
+    assert len((ROOT / path).read_text(encoding="utf-8").splitlines()) <= 300
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_words_that_are_not_used(path: Path) -> None:
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    names |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    names |= {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    assert not names & {"hparams", "mt", "tmp", "request", "utils", "helper", "manager"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_a_module_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(ast.parse((ROOT / path).read_text(encoding="utf-8")))
