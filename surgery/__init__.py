@@ -5,6 +5,7 @@ from surgery.edit import Delta, Edit, Undo
 from surgery.errors import FactError, SurgeryError, UnsupportedModel, WrongWeights
 from surgery.fact import Fact, Neighbour
 from surgery.model import Model, load
+from surgery.predict import generate, next_tokens, rate
 from surgery.records import FactsFileError, read_facts, write_facts
 from surgery.report import Report
 from surgery.shipped import example_facts, invented_facts
@@ -32,8 +33,11 @@ __all__ = [
     "UnsupportedModel",
     "WrongWeights",
     "example_facts",
+    "generate",
     "invented_facts",
     "load",
+    "next_tokens",
+    "rate",
     "read_facts",
     "verify",
     "write_facts",
