@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from surgery.figures import NOTE_SIZE, axes
+from surgery.figures import axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +26,7 @@ def heat_map(trace: Trace, ax: Axes | None = None) -> Axes:
     the map gives what one needs to judge it: clean and corrupted probability, corruption, samples and their largest
     standard error.
     """
-    ax = axes(ax, (4.4, 1.1 + 0.17 * len(trace.tokens)))
+    ax = axes(ax, (4.4, 1.3 + 0.17 * len(trace.tokens)))
     layers = trace.scores.shape[1]
     top = max(float(trace.scores.max()), trace.corrupted + 1e-9)
     image = ax.pcolormesh(trace.scores, cmap=COLOURS[trace.kind], vmin=trace.corrupted, vmax=top)
@@ -45,14 +45,10 @@ def heat_map(trace: Trace, ax: Axes | None = None) -> Axes:
     what = "single restored layer" if trace.window == 1 else f"centre of {trace.window} restored layers"
     note = (
         f"clean {trace.clean:.3f}, corrupted {trace.corrupted:.3f}; {trace.corruption}, {trace.samples} samples\n"
-        f"largest standard error {trace.errors.max():.3f}"
+        f"largest standard error {trace.errors.max():.3f}; dot: peak, {trace.peak()}"
     )
-    ax.set_xlabel(f"{what} within {trace.model}", fontsize=7)
-    below = ax.annotate(
-        note, (0.5, 0), (0, -27), "axes fraction", "offset points", ha="center", va="top", fontsize=NOTE_SIZE
-    )
-    below.set_in_layout(False)  # a long line must not squeeze the map
+    ax.set_xlabel(f"{what} within {trace.model}\n{note}", fontsize=6.5, linespacing=1.4)
     bar = ax.figure.colorbar(image, ax=ax)
     bar.ax.tick_params(labelsize=7, length=2)
-    bar.ax.set_title(f"p({trace.fact.target.strip()})".replace("$", r"\$"), y=-0.16, fontsize=7)
+    bar.ax.set_title(f"p({trace.fact.target.strip()})".replace("$", r"\$"), y=-0.14, fontsize=7)
     return ax

@@ -8,14 +8,14 @@ Meng et al. 2022, section 2 (https://arxiv.org/abs/2202.05262):
    probability is that cell's score: p_*,clean(h_i^(l))[o], the mean over the samples.
 4. Of mlp and attention outputs, a window of layers is restored at once, for one alone moves little.
 
-`method="plain"` runs the whole model once for every cell, as the published code does.
+Two methods give the same numbers: `locate.plain` runs the whole model once for every cell, as the published code does;
+`locate.fast` replays only what a restored cell can change.
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,18 +25,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from locate.corrupt import Corruption, Gaussian, embed
+from locate.fast import fast_grid
+from locate.plain import Grid, plain_grid
 from surgery.errors import SurgeryError
 from surgery.fact import Fact
-from surgery.hooks import Trace as Hook
-from surgery.hooks import TraceDict, hidden, with_hidden
 from surgery.model import Model
-from surgery.progress import bar
+from surgery.replay import CannotReplay, Replay
 from surgery.site import KINDS, Kind, Site
-from surgery.site import window as layers_around
-from surgery.tokens import Batch, Question, Span, ask_fact, pad
+from surgery.tokens import Question, Span, ask_fact
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,12 @@ class Cost:
     """What a trace cost.
 
     Attributes:
-        forwards: runs of the model.
+        passes: runs of the model, whole or from some layer up.
         token_layers: tokens times layers computed, over all rows.
         seconds: wall-clock time.
     """
 
-    forwards: int
+    passes: int
     token_layers: int
     seconds: float
 
@@ -126,7 +127,7 @@ class Trace:
             "scores": self.scores.tolist(),
             "errors": self.errors.tolist(),
             "cost": {
-                "forwards": self.cost.forwards,
+                "passes": self.cost.passes,
                 "token_layers": self.cost.token_layers,
                 "seconds": self.cost.seconds,
             },
@@ -148,7 +149,7 @@ def causal_trace(
     corruption: Corruption | None = None,
     samples: int = 10,
     seed: int = 1,
-    method: Literal["plain"] = "plain",
+    method: Literal["fast", "plain"] = "fast",
     progress: bool = True,
 ) -> Trace:
     """Trace one fact through every position and layer.
@@ -161,7 +162,9 @@ def causal_trace(
         corruption: how the subject is hidden; Gaussian noise of 3 times the embeddings' deviation by default.
         samples: draws of the noise; the standard error falls with their root.
         seed: of the draws.
-        method: "plain": one run of the model for every cell.
+        method: "fast" replays only what a restored cell can change (`locate.fast`); "plain" runs the whole model for
+            every cell, as published. Their numbers are the same to rounding. A model whose blocks cannot be replayed is
+            traced plainly, with a warning that says why.
         progress: show a bar where somebody is looking.
 
     Raises:
@@ -169,31 +172,25 @@ def causal_trace(
     """
     if kind not in KINDS:
         raise SurgeryError(f"there is no kind {kind!r} to restore; choose one of {', '.join(KINDS)}")
-    if method != "plain":
-        raise SurgeryError(f"there is no tracing method {method!r}; choose 'plain'")
+    if method not in ("fast", "plain"):
+        raise SurgeryError(f"there is no tracing method {method!r}; choose 'fast' or 'plain'")
     if samples < 1 or window < 1:
         raise SurgeryError(f"samples and window are at least 1, not {samples} and {window}")
     corruption = Gaussian() if corruption is None else corruption
     started = time.perf_counter()
     question, span = ask_fact(model.tokenizer, fact, fact.target)
-    run = _Run(model, question, span, corruption(model, fact, embed(model, question, span), samples, seed))
+    noised = corruption(model, fact, embed(model, question, span), samples, seed)
     width = 1 if kind == "state" else window
     with torch.no_grad():
-        clean, states = run.clean(kind)
-        corrupted = run.corrupted({}, 0)
-        cells = [(i, layer) for i in range(run.width) for layer in range(len(states))]
-        scores = [
-            run.corrupted({one: states[one] for one in layers_around(layer, width, len(states))}, position, kind)
-            for position, layer in bar(cells, f"tracing {kind}", show=progress)
-        ]
-    grid = torch.stack(scores).reshape(run.width, len(states), -1).double().cpu().numpy()
-    rows = grid.shape[-1]
+        grid = _grid(method, model, question, span, noised, kind, width, progress)
+    scores = grid.scores.double().cpu().numpy()
+    rows = scores.shape[-1]
     return Trace(
-        scores=grid.mean(-1),
-        errors=grid.std(-1, ddof=1) / np.sqrt(rows) if rows > 1 else np.zeros(grid.shape[:2]),
-        clean=clean,
-        corrupted=float(corrupted.double().mean()),
-        tokens=question.token_texts[: run.width],
+        scores=scores.mean(-1),
+        errors=scores.std(-1, ddof=1) / np.sqrt(rows) if rows > 1 else np.zeros(scores.shape[:2]),
+        clean=grid.clean,
+        corrupted=float(grid.corrupted.double().mean()),
+        tokens=question.token_texts[: question.answer_start],
         subject=span,
         kind=kind,
         window=width,
@@ -201,61 +198,25 @@ def causal_trace(
         corruption=str(corruption),
         fact=fact,
         model=model.source,
-        cost=Cost(run.forwards, run.token_layers, time.perf_counter() - started),
+        cost=Cost(grid.passes, grid.token_layers, time.perf_counter() - started),
     )
 
 
-class _Run:
-    """One fact's clean and corrupted runs, counted."""
-
-    def __init__(
-        self, model: Model, question: Question, span: Span, corrupted: Float[Tensor, "samples subject d_model"]
-    ) -> None:
-        self.model, self.span = model, span
-        self.noised = corrupted
-        self.answer = question.answer_ids[0]
-        self.width = question.answer_start
-        self._row = question.prompt_ids
-        self.forwards = self.token_layers = 0
-
-    def clean(self, kind: Kind) -> tuple[float, list[Float[Tensor, "width d_model"]]]:
-        """The answer's probability, and each layer's states."""
-        names = self.model.anatomy.names(kind)
-        trace = TraceDict(self.model.hf, names, detach=True)
-        with trace:
-            p = self._probability(self._batch(1))
-        return float(p[0]), [hidden(trace[name].output, 1)[0] for name in names]
-
-    def corrupted(
-        self, restored: dict[int, Float[Tensor, "width d_model"]], position: int, kind: Kind = "state"
-    ) -> Float[Tensor, " samples"]:
-        """The answer's probability in each corrupted run, with states of some layers restored at one position."""
-        names = self.model.anatomy.names(kind)
-        clean = {names[layer]: states[position] for layer, states in restored.items()}
-
-        def restore(output: Any, name: str) -> Any:
-            states = hidden(output, len(self.noised)).clone()
-            states[:, position] = clean[name]
-            return with_hidden(output, states)
-
-        with self._noise(), TraceDict(self.model.hf, clean, retain_output=False, edit_output=restore):
-            p = self._probability(self._batch(len(self.noised)))
-        return p
-
-    def _batch(self, rows: int) -> Batch:
-        self.forwards += 1
-        self.token_layers += rows * self.width * len(self.model.anatomy.layers)
-        return pad([self._row] * rows, device=self.model.device)
-
-    def _probability(self, batch: Batch) -> Float[Tensor, " rows"]:
-        return self.model.logits_at(batch, batch.columns([-1] * len(batch.ids))).softmax(-1)[:, self.answer]
-
-    @contextmanager
-    def _noise(self) -> Iterator[None]:
-        def corrupt(output: Any, name: str) -> Any:
-            states = hidden(output, len(self.noised)).clone()
-            states[:, self.span.start : self.span.stop] = self.noised
-            return with_hidden(output, states)
-
-        with Hook(self.model.hf, self.model.anatomy.embedding, retain_output=False, edit_output=corrupt):
-            yield
+def _grid(
+    method: str,
+    model: Model,
+    question: Question,
+    span: Span,
+    corrupted: Float[Tensor, "samples subject d_model"],
+    kind: Kind,
+    width: int,
+    progress: bool,
+) -> Grid:
+    if method == "fast":
+        try:
+            replay = Replay(model, question.prompt_ids)
+        except CannotReplay as error:
+            logger.warning("%s; tracing plainly, which takes several times longer", error)
+        else:
+            return fast_grid(replay, question, span, corrupted, kind, width, progress)
+    return plain_grid(model, question, span, corrupted, kind, width, progress)

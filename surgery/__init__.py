@@ -9,12 +9,13 @@ from surgery.predict import generate, next_tokens, rate
 from surgery.records import FactsFileError, read_facts, write_facts
 from surgery.report import Report
 from surgery.shipped import example_facts, invented_facts
-from surgery.site import Neuron, Site
+from surgery.site import KINDS, Neuron, Site
 from surgery.tokens import Span
 from surgery.verification import Thresholds, verify
 
 __version__ = "0.1.0"
 __all__ = [
+    "KINDS",
     "Anatomy",
     "Delta",
     "Edit",

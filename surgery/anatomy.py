@@ -196,7 +196,7 @@ def _blocks(hf: PreTrainedModel) -> tuple[str, nn.ModuleList]:
             raise UnsupportedModel(f"{where} has no attention but {parts}; state-space layers are not supported")
         for part, module in block.named_modules():
             deep = [p for p, weight in module.named_parameters(recurse=False) if weight.ndim > 2]
-            if deep or isinstance(module, nn.ModuleList) or "moe" in type(module).__name__.lower():
+            if deep or isinstance(module, nn.ModuleList) or type(module).__name__.lower().endswith(("moe", "moeblock")):
                 what = f"{part}: {type(module).__name__}" + (f" with 3-D weights {', '.join(deep)}" if deep else "")
                 raise UnsupportedModel(f"{where} holds {what}; mixtures of experts are not supported")
     return name, blocks

@@ -13,8 +13,6 @@ from surgery.files import writable_folder
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-NOTE_SIZE = 6
-
 
 def axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
     """The given axes, or those of a new figure of that size in inches."""

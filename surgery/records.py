@@ -226,7 +226,7 @@ def _parsed(text: str) -> tuple[list[tuple[str, Any]], list[Problem]]:
     """Records with their places, of one JSON value or of JSON lines."""
     try:
         whole = json.loads(text)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         pass
     else:
         return [(f"record {i}", one) for i, one in enumerate(whole if isinstance(whole, list) else [whole], 1)], []
