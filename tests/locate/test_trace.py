@@ -22,13 +22,23 @@ SAMPLES, SEED, STD = 3, 4, 0.5
 
 
 @pytest.fixture(scope="module")
-def short() -> Fact:
-    return Fact(subject="Paris", template="See {} in the", target="city")
+def gpt2() -> Model:
+    return load((tiny_model("gpt2"), tiny_tokenizer()))
 
 
 @pytest.fixture(scope="module")
-def gpt2() -> Model:
-    return load((tiny_model("gpt2"), tiny_tokenizer()))
+def short(tiny: Model) -> Fact:
+    return short_fact(tiny)
+
+
+def short_fact(model: Model) -> Fact:
+    """A short prompt with words before its subject, and the word this random model finds likeliest after it."""
+    tokenizer = model.tokenizer
+    with torch.no_grad():
+        order = model.hf(torch.tensor([tokenizer("In Paris the")["input_ids"]])).logits[0, -1].argsort(descending=True)
+    words = (str(tokenizer.convert_ids_to_tokens(int(i))) for i in order)
+    target = next(word[1:] for word in words if word[0] == "Ġ" and word[1:].isalpha() and word.isprintable())
+    return Fact(subject="Paris", template="In {} the", target=target)
 
 
 def plain(model: Model, fact: Fact, **options: Any) -> Trace:
@@ -101,12 +111,12 @@ def test_scores_are_those_of_the_published_protocol(
     np.testing.assert_allclose(found.errors, cells.std(-1, ddof=1) / SAMPLES**0.5, atol=1e-5)
     assert found.subject == Span(begin, end)
     assert (found.window, found.samples) == (window, SAMPLES)
-    assert np.ptp(cells.mean(-1)) > 10 * 1e-5  # else any scores would do
+    assert np.ptp(cells.mean(-1)) > 1e-3  # else any scores would do
 
 
 @pytest.mark.parametrize("kind", ["state", "mlp", "attention"])
 def test_without_noise_every_score_is_the_clean_one(tiny: Model, short: Fact, kind: Kind) -> None:
-    found = plain(tiny, short, kind=kind, window=2, corruption=Gaussian(0.0), samples=2)
+    found = plain(tiny, short, kind=kind, window=2, corruption=Gaussian(std=0.0), samples=1)
     np.testing.assert_allclose(found.scores, found.clean, atol=1e-6)
     assert found.corrupted == pytest.approx(found.clean, abs=1e-6)
 
@@ -114,16 +124,16 @@ def test_without_noise_every_score_is_the_clean_one(tiny: Model, short: Fact, ki
 def test_what_restoring_cannot_or_must_undo(tiny: Model, short: Fact) -> None:
     states = plain(tiny, short)
     assert states.subject.start > 0
-    assert abs(states.clean - states.corrupted) > 1e-4
+    assert abs(states.clean - states.corrupted) > 1e-3
     assert states.scores[-1, -1] == pytest.approx(states.clean, abs=1e-6)
     mlp = plain(tiny, short, kind="mlp", window=2)
     for found in (states, mlp):
         np.testing.assert_allclose(found.effects[: found.subject.start], 0, atol=1e-6)
-        assert np.abs(found.effects[found.subject.last :]).max() > 1e-5
+        assert np.abs(found.effects[found.subject.last :]).max() > 1e-4
 
 
-def test_a_seed_is_its_numbers(tiny: Model, short: Fact) -> None:
-    first, again, other = (plain(tiny, short, seed=seed) for seed in (1, 1, 2))
+def test_a_seed_is_its_numbers(gpt2: Model) -> None:
+    first, again, other = (plain(gpt2, short_fact(gpt2), seed=seed) for seed in (1, 1, 2))
     assert np.array_equal(first.scores, again.scores)
     assert first.corrupted == again.corrupted
     assert not np.allclose(first.scores, other.scores)
@@ -150,8 +160,8 @@ def test_a_trace_that_is_broken_off_leaves_the_model_as_it_was(
         handle.remove()
 
 
-def test_a_peak_is_the_highest_score(gpt2: Model, short: Fact) -> None:
-    found = plain(gpt2, short)
+def test_a_peak_is_the_highest_score(gpt2: Model) -> None:
+    found = plain(gpt2, short_fact(gpt2))
     scores = np.zeros_like(found.scores)
     scores[-1, 3], scores[found.subject.start, 1] = 0.9, 0.5
     made = dataclasses.replace(found, scores=scores)
@@ -159,8 +169,8 @@ def test_a_peak_is_the_highest_score(gpt2: Model, short: Fact) -> None:
     assert made.peak(made.subject) == Site.at(1, "state", made.subject.start)
 
 
-def test_scores_that_are_no_probabilities_or_unlabelled_are_refused(gpt2: Model, short: Fact) -> None:
-    found = plain(gpt2, short)
+def test_scores_that_are_no_probabilities_or_unlabelled_are_refused(gpt2: Model) -> None:
+    found = plain(gpt2, short_fact(gpt2))
     for wrong in (found.scores - 1, found.scores + 1.1, found.scores * np.nan):
         with pytest.raises(ValueError, match="probabilities"):
             dataclasses.replace(found, scores=wrong)
@@ -168,15 +178,15 @@ def test_scores_that_are_no_probabilities_or_unlabelled_are_refused(gpt2: Model,
         dataclasses.replace(found, tokens=found.tokens[:-1])
 
 
-def test_a_record_is_json_and_complete(gpt2: Model, short: Fact) -> None:
-    found = plain(gpt2, short, kind="mlp", window=2)
+def test_a_record_is_json_and_complete(gpt2: Model) -> None:
+    found = plain(gpt2, short_fact(gpt2), kind="mlp", window=2)
     record = json.loads(json.dumps(found.as_record()))
     assert np.array_equal(record["scores"], found.scores)
     assert np.array_equal(record["errors"], found.errors)
-    assert Fact.from_record(record["fact"]) == short
+    assert Fact.from_record(record["fact"]) == found.fact
     assert record["subject"] == [found.subject.start, found.subject.stop]
     assert record["peak"] == found.peak().name
-    assert "".join(record["tokens"]) == short.prompt
+    assert "".join(record["tokens"]) == found.fact.prompt
 
 
 @pytest.mark.parametrize(
@@ -190,11 +200,11 @@ def test_a_record_is_json_and_complete(gpt2: Model, short: Fact) -> None:
     ids=str,
 )
 def test_options_that_make_no_sense_are_refused(
-    gpt2: Model, short: Fact, options: dict[str, Any], message: str
+    gpt2: Model, options: dict[str, Any], message: str
 ) -> None:
     # without the tests' own type checks, as a user calls it
     with pytest.raises(SurgeryError, match=message):
-        inspect.unwrap(causal_trace)(gpt2, short, **{"method": "plain", **options})
+        inspect.unwrap(causal_trace)(gpt2, short_fact(gpt2), **{"method": "plain", **options})
 
 
 def test_the_trace_of_a_trained_model_points_at_early_mlps_of_the_subject(toy: tuple[Model, list[Fact]]) -> None:
