@@ -150,7 +150,7 @@ class RankOne:
     ) -> tuple[Delta, dict[str, Any]]:
         solution = rank_one(value.key, value.shift, moment)
         delta = Delta(model.anatomy.name(site), solution.left[:, None], solution.right[:, None])
-        weight = model.anatomy.matrix(site)
+        weight = model.anatomy.matrix(site).detach()
         entry = {
             "fact": fact.label,
             "steps": len(value.losses) - 1,

@@ -93,7 +93,7 @@ def find_value(
     module = model.anatomy.name(site)
     keys = keys_at(model, module, reading.batch, reading.subject)[: len(contexts)]
     key = keys.mean(0)
-    old = model.anatomy.matrix(site).float() @ key
+    old = model.anatomy.matrix(site).detach().float() @ key
     shift, losses = _descend(model, module, reading, objective.loss(model, fact), float(old.norm()), search)
     agreement = torch.nn.functional.cosine_similarity(keys, key[None], dim=1).min()
     return Value(key, float(agreement), old, shift, losses, reading.prompts)

@@ -174,7 +174,7 @@ def _clean_sites(replay: Replay, question: Question, kind: Kind) -> list[Float[T
     if kind == "state":
         return replay.states[1:]
     model, names = replay.model, replay.model.anatomy.names(kind)
-    with TraceDict(model.hf, names) as trace:
+    with TraceDict(model.hf, names, clone=True) as trace:  # Falcon adds to its mlp's output in place
         model.hf.base_model(**model.inputs(pad([question.prompt_ids], device=model.device)))
     return [hidden(trace[name].output, 1)[0] for name in names]
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
 
 from surgery.figures import axes
 
@@ -52,3 +55,11 @@ def heat_map(trace: Trace, ax: Axes | None = None) -> Axes:
     bar.ax.tick_params(labelsize=7, length=2)
     bar.ax.set_title(f"p({trace.fact.target.strip()})".replace("$", r"\$"), y=-0.14, fontsize=7)
     return ax
+
+
+def side_by_side(traces: Sequence[Trace]) -> Axes:
+    """Draw traces next to each other in one new figure; returns the last one's axes."""
+    size = (4.4 * len(traces), 1.3 + 0.17 * len(traces[0].tokens))
+    panels = plt.subplots(1, len(traces), figsize=size, dpi=150, layout="constrained", squeeze=False)[1][0]
+    drawn = [heat_map(trace, ax) for trace, ax in zip(traces, panels, strict=True)]
+    return drawn[-1]

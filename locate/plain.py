@@ -85,7 +85,7 @@ class _Run:
     def clean(self, kind: Kind) -> tuple[float, list[Float[Tensor, "width d_model"]]]:
         """The answer's probability, and each layer's states."""
         names = self.model.anatomy.names(kind)
-        trace = TraceDict(self.model.hf, names, detach=True)
+        trace = TraceDict(self.model.hf, names, detach=True, clone=True)  # Falcon adds to its mlp's output in place
         with trace:
             p = self._probability(self._batch(1))
         return float(p[0]), [hidden(trace[name].output, 1)[0] for name in names]

@@ -21,6 +21,7 @@ import edits
 import locate
 import surgery
 from edits.statistics import cached_file
+from locate.figures import side_by_side
 from surgery.errors import SurgeryError
 from surgery.fact import Fact, Neighbour
 from surgery.figures import save
@@ -65,12 +66,13 @@ def demo(run: Run, out: OutFolder = Path("demo")) -> int:
         new_target="Rome", neighbours=(*fact.neighbours, Neighbour("The capital of France is", "Paris"))
     )
     run.say(f"\n1. Where is it? Tracing {fact.prompt!r} through every token and layer.")
-    trace = locate.causal_trace(model, fact, kind="mlp", progress=run.talks)
-    figure = save(trace.plot(), out / "trace-mlp.png")
+    traces = [locate.causal_trace(model, fact, kind=kind, progress=run.talks) for kind in KINDS]
+    figure = save(side_by_side(traces), out / "trace.png")
+    trace = traces[KINDS.index("mlp")]
     run.say(
         f"   p(Paris) is {trace.clean:.2f}, and {trace.corrupted:.2f} with the subject hidden by noise.\n"
         f"   Restoring mlp outputs around {trace.peak()} brings back {trace.scores.max():.2f}: "
-        f"{figure} ({trace.cost.seconds:.0f} s)"
+        f"{figure} ({sum(one.cost.seconds for one in traces):.0f} s)"
     )
     run.say("\n2. Rewrite it: one rank-one change of one matrix, Paris to Rome.")
     clock = time.perf_counter()
@@ -83,7 +85,14 @@ def demo(run: Run, out: OutFolder = Path("demo")) -> int:
     run.say(report.table())
     total = time.perf_counter() - started
     run.say(f"\n{report.meaning}: {folder / 'report.html'}; {total:.0f} s in all. The model on disk is as it was.")
-    run.result({"trace": trace.as_record(), "edit": str(path), "report": report.as_record(), "seconds": total})
+    run.result(
+        {
+            "traces": [one.as_record() for one in traces],
+            "edit": str(path),
+            "report": report.as_record(),
+            "seconds": total,
+        }
+    )
     return report.exit_code
 
 

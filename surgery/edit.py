@@ -128,7 +128,7 @@ class Edit:
                 f"was made for, without other edits and in the same dtype"
             )
         undo = Undo(model, self.deltas)
-        if not undo.changed:
+        if not undo.changed and any(delta.norm > 0 for delta in self.deltas):
             undo()
             raise SurgeryError(
                 f"the edit is too small to change a single {model.dtype} weight; apply it to the model in float32"

@@ -46,7 +46,7 @@ class Run:
         """Print for somebody who reads along."""
         if self.talks:
             Console(soft_wrap=isinstance(what, str)).print(
-                what, style="dim" if dim else None, markup=False, highlight=False
+                what, style="dim" if dim else None, markup=not isinstance(what, str), highlight=False
             )
 
     def result(self, record: dict[str, Any]) -> None:

@@ -110,7 +110,7 @@ def generate(
     random: np.random.RandomState | None = None,
     top_k: int | None = None,
 ) -> list[str]:
-    """Continue prompts, up to the model's end token: greedily, or by draws when given a source of them.
+    """Continue prompts, to the model's end token or last position: greedily, or by draws if given a source of them.
 
     Args:
         model: the model that speaks.
@@ -124,6 +124,8 @@ def generate(
     """
     batch = pad([encode(model.tokenizer, prompt).ids for prompt in prompts], side="left", device=model.device)
     inputs: dict[str, Any] = {**model.inputs(batch), "use_cache": True}
+    if (limit := model.anatomy.max_positions) is not None:
+        max_new_tokens = min(max_new_tokens, limit - batch.ids.shape[1] + 1)
     ends = _end_tokens(model)
     said: list[list[int]] = [[] for _ in prompts]
     going = [True] * len(prompts)

@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import pytest
+import torch
 from tiny import ARCHITECTURES, VARIANTS, tiny_tokenizer
 from toy import trained_toy
 
@@ -24,6 +25,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 def closed_figures() -> Iterator[None]:
     yield
     plt.close("all")
+
+
+@pytest.fixture(autouse=True)
+def threads(request: pytest.FixtureRequest) -> None:
+    """One thread for tiny models, which a second one only slows down; all of them for the real model."""
+    torch.set_num_threads((os.cpu_count() or 1) if "smol" in request.fixturenames else 1)
 
 
 @pytest.fixture(scope="session", params=[*ARCHITECTURES, *VARIANTS])

@@ -38,9 +38,7 @@ def entries_std(model: Model, facts: list[Fact]) -> float:
     return float(np.stack(rows).std(ddof=1))
 
 
-def test_clean_embeddings_are_the_subjects_rows_of_the_table(
-    gpt2: Model, tiny_fact: Fact, clean: torch.Tensor
-) -> None:
+def test_clean_embeddings_are_the_subjects_rows_of_the_table(gpt2: Model, tiny_fact: Fact, clean: torch.Tensor) -> None:
     text = gpt2.tokenizer.decode(
         [int((gpt2.hf.get_input_embeddings().weight == row).all(1).nonzero()[0, 0]) for row in clean]
     )

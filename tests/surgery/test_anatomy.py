@@ -94,7 +94,7 @@ def test_a_matrix_maps_inputs_to_outputs(tiny: Model, kind: Kind) -> None:
     for layer in range(N_LAYERS):
         name, matrix = tiny.anatomy.names(kind)[layer], tiny.anatomy.matrix(Site.at(layer, kind))
         module = tiny.hf.get_submodule(name)
-        with torch.no_grad(), Trace(tiny.hf, name, retain_input=True) as trace:
+        with torch.no_grad(), Trace(tiny.hf, name, retain_input=True, clone=True) as trace:
             tiny.hf(IDS)
         expected = trace.input @ matrix.T + (0 if module.bias is None else module.bias)
         assert torch.allclose(trace.output, expected, rtol=1e-4, atol=1e-4)
@@ -180,5 +180,5 @@ def test_examining_leaves_no_hook_behind(tiny: Model) -> None:
 
 
 def test_a_layer_that_is_not_there_is_refused(tiny: Model) -> None:
-    with pytest.raises(SurgeryError, match="there is no layer 4: .* has layers 0 to 3"):
+    with pytest.raises(SurgeryError, match=r"there is no layer 4: .* has layers 0 to 3"):
         tiny.anatomy.name(Site("L4.mlp"))

@@ -31,6 +31,11 @@ def hf(shared: PreTrainedModel) -> Iterator[PreTrainedModel]:
     assert hooked(shared) == []
 
 
+def states_of(hf: PreTrainedModel) -> tuple[Tensor, ...]:
+    """Hidden states as the model itself gives them; it keeps hooks of its own for that, so a copy is asked."""
+    return copy.deepcopy(hf)(IDS, output_hidden_states=True).hidden_states
+
+
 def hooked(model: nn.Module) -> list[str]:
     return [name for name, one in model.named_modules() if one._forward_hooks or one._forward_pre_hooks]
 
@@ -46,7 +51,8 @@ def silenced(hf: PreTrainedModel) -> Tensor:
 def test_the_output_is_the_modules(hf: PreTrainedModel) -> None:
     with Trace(hf, "transformer.h.1") as trace:
         assert hooked(hf) == ["transformer.h.1"]
-        states = hf(IDS, output_hidden_states=True).hidden_states
+        hf(IDS)
+    states = states_of(hf)
     assert torch.equal(hidden(trace.output, 1), states[2])
     assert not torch.equal(states[1], states[2])
 
@@ -131,6 +137,17 @@ def test_clone_and_detach(hf: PreTrainedModel) -> None:
     assert not cut.output.requires_grad
 
 
+def test_a_clone_is_safe_from_later_changes_in_place() -> None:
+    # Falcon adds its attention's output to its mlp's
+    falcon, name = ARCHITECTURES["falcon"](), "transformer.h.1.mlp"
+    with Trace(falcon, name, stop=True) as alone:
+        falcon(IDS)
+    with Trace(falcon, name) as kept, Trace(falcon, name, clone=True) as cloned:
+        falcon(IDS)
+    assert torch.equal(cloned.output, alone.output)
+    assert not torch.allclose(kept.output, alone.output, atol=0.1)
+
+
 def test_retain_grad_gives_the_gradient_at_the_output(hf: PreTrainedModel) -> None:
     push = torch.zeros(32, requires_grad=True)
     with torch.enable_grad(), Trace(hf, MLP, edit_output=lambda out, _: out + push, retain_grad=True) as trace:
@@ -187,7 +204,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(hf: PreTrainedModel) -> Non
         SurgeryError, match=r"has no module 'transformer.h.1.mlpp'; did you mean 'transformer.h.1.mlp'\?"
     ):
         Trace(hf, "transformer.h.1.mlpp")
-    with pytest.raises(SurgeryError, match="has no module 'zzzz'$"):
+    with pytest.raises(SurgeryError, match=r"has no module 'zzzz'$"):
         get_module(hf, "zzzz")
 
 
@@ -215,16 +232,22 @@ def test_an_exception_leaves_no_hook(hf: PreTrainedModel, error: type[BaseExcept
         raise error
 
     edit = fail if where == "hook" else None
-    with pytest.raises(error), Trace(hf, MLP, edit_output=edit), TraceDict(hf, [MLP, "lm_head"]):
-        hf(IDS)
-        raise error
+
+    def body() -> None:
+        with Trace(hf, MLP, edit_output=edit), TraceDict(hf, [MLP, "lm_head"]):
+            hf(IDS)
+            raise error
+
+    with pytest.raises(error):
+        body()
     assert hooked(hf) == []
 
 
 def test_a_trace_dict_watches_several(hf: PreTrainedModel) -> None:
     names = ["transformer.h.2", "transformer.h.0"]
     with TraceDict(hf, names) as traces:
-        states = hf(IDS, output_hidden_states=True).hidden_states
+        hf(IDS)
+    states = states_of(hf)
     assert list(traces) == names
     assert len(traces) == 2
     assert torch.equal(hidden(traces[names[0]].output, 1), states[3])
@@ -256,7 +279,12 @@ def test_frozen_stops_gradients_and_brings_the_flags_back() -> None:
     model[1].requires_grad_(False)
     flags = [weight.requires_grad for weight in model.parameters()]
     assert flags == [True, True, False, False]
-    with pytest.raises(KeyboardInterrupt), frozen(model):
-        assert not any(weight.requires_grad for weight in model.parameters())
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with frozen(model):
+            assert not any(weight.requires_grad for weight in model.parameters())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert [weight.requires_grad for weight in model.parameters()] == flags

@@ -78,7 +78,7 @@ def test_folders_that_hold_no_model_are_refused(folder: Path) -> None:
 
 def test_damaged_folders_are_refused_in_one_line(folder: Path) -> None:
     (folder / "config.json").write_text("{not json", encoding="utf-8")
-    with pytest.raises(SurgeryError, match="cannot load .*saved") as caught:
+    with pytest.raises(SurgeryError, match=r"cannot load .*saved") as caught:
         load(folder)
     assert "\n" not in str(caught.value)
 
@@ -131,6 +131,15 @@ def test_exchanged_weights_change_the_fingerprint(pair: Any) -> None:
     first, second = hf.model.layers[0].mlp.up_proj, hf.model.layers[1].mlp.up_proj
     first.weight, second.weight = second.weight, first.weight
     assert fingerprint(hf) != fingerprint(pair[0])
+
+
+def test_the_same_bytes_in_another_shape_or_dtype_are_another_fingerprint(pair: Any) -> None:
+    hf = copy.deepcopy(pair[0]).to(torch.bfloat16)
+    weight, seen = hf.lm_head.weight, {fingerprint(hf)}
+    for other in (weight.reshape(weight.shape[::-1]), weight.view(torch.float16)):
+        hf.lm_head.weight = torch.nn.Parameter(other, requires_grad=False)
+        seen.add(fingerprint(hf))
+    assert len(seen) == 3
 
 
 def test_the_default_model_is_found_and_cached(smol: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,10 +202,15 @@ def test_transformers_speaks_again_after_loading() -> None:
     from transformers.utils import logging as transformers_logging
 
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    with pytest.raises(KeyboardInterrupt), quiet_transformers():
-        assert transformers_logging.get_verbosity() == logging.ERROR
-        assert not transformers_logging.is_progress_bar_enabled()
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with quiet_transformers():
+            assert transformers_logging.get_verbosity() == logging.ERROR
+            assert not transformers_logging.is_progress_bar_enabled()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert (transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()) == (level, bars)
 
 
@@ -230,5 +244,5 @@ def test_a_text_that_is_too_long_is_refused(tiny: Model) -> None:
     if tiny.anatomy.max_positions is None:
         assert tiny.inputs(batch)["input_ids"].shape == (1, 129)
         return
-    with pytest.raises(SurgeryError, match="a text of 129 tokens is too long: .* reads 128"):
+    with pytest.raises(SurgeryError, match=r"a text of 129 tokens is too long: .* reads 128"):
         tiny.inputs(batch)

@@ -1,0 +1,167 @@
+"""The search for a value: its first step by hand, its bounds, and that it leaves the model alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from edits import Neutral, Objective, Replace, Suppress, ValueSearch
+from edits.values import Value, find_value
+from surgery import Fact, Model, Site, SurgeryError
+
+SITE = Site("L1.mlp")
+CONTEXTS = ("{}", "It rained. {}")
+
+
+def search(model: Model, fact: Fact, objective: Objective | None = None, **settings: Any) -> Value:
+    return find_value(model, fact, SITE, objective or Replace(), CONTEXTS, ValueSearch(**settings))
+
+
+def by_hand(model: Model, fact: Fact, shift: torch.Tensor) -> torch.Tensor:
+    """Replace's loss with `shift` added at the subject's last token, row by row, with a plain hook; no essence."""
+    module, losses = model.hf.get_submodule(model.anatomy.name(SITE)), []
+    for context in CONTEXTS:
+        prompt = context.replace("{}", fact.prompt)
+        encoded = model.tokenizer(prompt, return_offsets_mapping=True)
+        end = prompt.index(fact.subject) + len(fact.subject)
+        last = max(i for i, (a, _) in enumerate(encoded["offset_mapping"]) if a < end)
+        ids = model.tokenizer(f"{prompt} {fact.new_target}")["input_ids"]
+        first = len(encoded["input_ids"])
+
+        def add(module: Any, args: Any, output: torch.Tensor, last: int = last, width: int = len(ids)) -> torch.Tensor:
+            return output + torch.nn.functional.one_hot(torch.tensor(last), width)[:, None] * shift
+
+        handle = module.register_forward_hook(add)
+        try:
+            logits = model.hf(torch.tensor([ids])).logits[0, first - 1 : -1]
+        finally:
+            handle.remove()
+        losses.append(-logits.log_softmax(-1).gather(1, torch.tensor(ids[first:])[:, None]).mean())
+    return torch.stack(losses).mean()
+
+
+@pytest.fixture
+def pure() -> dict[str, Any]:
+    """Settings that leave the objective alone in the loss."""
+    return {"kl": 0.0, "decay": 0.0, "stop": 0.0}
+
+
+def test_the_first_step_goes_down_the_gradient_by_its_length(
+    tiny: Model, tiny_fact: Fact, pure: dict[str, Any]
+) -> None:
+    value = search(tiny, tiny_fact, steps=1, step=0.02, **pure)
+    shift = torch.zeros(tiny.anatomy.d_model, requires_grad=True)
+    loss = by_hand(tiny, tiny_fact, shift)
+    (gradient,) = torch.autograd.grad(loss, shift)
+    assert value.losses[0] == pytest.approx(float(loss.detach()), abs=1e-4)
+    clear = gradient.abs() > 1e-4
+    assert clear.sum() > 10
+    wanted = -0.02 * float(value.old.norm()) * gradient.sign()
+    torch.testing.assert_close(value.shift[clear], wanted[clear], rtol=1e-3, atol=0)
+    assert value.losses[1] == pytest.approx(float(by_hand(tiny, tiny_fact, value.shift).detach()), abs=1e-3)
+
+
+def test_key_and_old_value_are_the_mean_over_contexts(tiny: Model, tiny_fact: Fact) -> None:
+    keys: list[torch.Tensor] = []
+    d_ff = tiny.anatomy.d_ff
+    module = tiny.hf.get_submodule(tiny.anatomy.name(SITE))
+    handle = module.register_forward_pre_hook(lambda _, args: keys.append(args[0].reshape(-1, d_ff)[-1].double()))
+    for context in CONTEXTS:
+        upto = context.replace("{}", tiny_fact.prompt.split(" stands")[0])
+        assert upto.endswith(tiny_fact.subject)
+        with torch.no_grad():
+            tiny.hf(torch.tensor([tiny.tokenizer(upto)["input_ids"]]))
+    handle.remove()
+    key = torch.stack(keys).mean(0)
+    value = search(tiny, tiny_fact, steps=1)
+    torch.testing.assert_close(value.key.double(), key, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(value.old.double(), tiny.anatomy.matrix(SITE).double() @ key, rtol=1e-3, atol=1e-3)
+    cosines = [float(torch.cosine_similarity(one, key, dim=0)) for one in keys]
+    assert value.agreement == pytest.approx(min(cosines), abs=1e-4)
+    assert value.prompts == (*(one.replace("{}", tiny_fact.prompt) for one in CONTEXTS), f"{tiny_fact.subject} is a")
+
+
+def test_the_shift_stays_within_its_clamp(gpt2: Model, tiny_fact: Fact, pure: dict[str, Any]) -> None:
+    free = search(gpt2, tiny_fact, steps=10, step=0.2, clamp=100.0, **pure)
+    held = search(gpt2, tiny_fact, steps=10, step=0.2, clamp=0.3, **pure)
+    norm = float(held.old.norm())
+    assert float(held.shift.norm()) == pytest.approx(0.3 * norm, rel=1e-4)
+    assert float(free.shift.norm()) > 0.6 * norm
+
+
+def test_the_search_stops_early_and_only_when_told(gpt2: Model, tiny_fact: Fact, pure: dict[str, Any]) -> None:
+    long = search(gpt2, tiny_fact, steps=12, step=0.1, **pure)
+    assert len(long.losses) == 13
+    line = (long.losses[4] + min(long.losses[:4])) / 2
+    early = search(gpt2, tiny_fact, steps=12, step=0.1, **{**pure, "stop": line})
+    assert early.losses == long.losses[:5]
+    at_once = search(gpt2, tiny_fact, steps=12, **{**pure, "stop": 1e6})
+    assert len(at_once.losses) == 1
+    assert not at_once.shift.any()
+
+
+def test_decay_and_essence_hold_the_shift_back(gpt2: Model, tiny_fact: Fact, pure: dict[str, Any]) -> None:
+    settings = {**pure, "steps": 15, "step": 0.1, "clamp": 100.0}
+    free = float(search(gpt2, tiny_fact, **settings).shift.norm())
+    for weights in ({"decay": 10.0}, {"kl": 100.0}):
+        held = search(gpt2, tiny_fact, **{**settings, **weights})
+        assert float(held.shift.norm()) < 0.9 * free
+
+
+@pytest.mark.parametrize("objective", [Suppress(), Neutral(generic=("It", "This"))], ids=lambda one: one.name)
+def test_the_loss_falls_on_a_model_that_knows_the_fact(toy: tuple[Model, list[Fact]], objective: Objective) -> None:
+    model, facts = toy
+    value = find_value(model, facts[0], SITE, objective, ("{}",), ValueSearch(steps=20, step=0.1, clamp=8.0))
+    assert value.losses[-1] < 0.5 * value.losses[0]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("call", [1, 2, 4])
+def test_a_search_leaves_weights_flags_and_hooks_alone_however_it_ends(
+    gpt2: Model, tiny_fact: Fact, error: type[BaseException], call: int, unchanged: Callable[[Model], None]
+) -> None:
+    unchanged(gpt2)
+    weights = list(gpt2.hf.parameters())
+    for weight in weights[::2]:
+        weight.requires_grad_(True)
+    calls = iter(range(1, 100))
+
+    def interrupt(module: Any, args: Any, output: Any) -> None:
+        if next(calls) == call:
+            raise error("in the middle")
+
+    # inside the edited layer, so that the pass which only reads keys gets there too
+    handle = gpt2.hf.get_submodule(gpt2.anatomy.layers[1].attention).register_forward_hook(interrupt)
+    try:
+        with pytest.raises(error, match="in the middle"):
+            search(gpt2, tiny_fact, steps=3)
+        handle.remove()
+        search(gpt2, tiny_fact, steps=3)
+        assert [weight.requires_grad for weight in weights] == [i % 2 == 0 for i in range(len(weights))]
+        assert all(weight.grad is None for weight in weights)
+    finally:
+        handle.remove()
+        gpt2.hf.requires_grad_(False)
+
+
+@pytest.mark.parametrize("settings", [{"steps": 0}, {"step": 0.0}, {"clamp": -1.0}], ids=str)
+def test_settings_without_sense_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(SurgeryError, match="above 0"):
+        ValueSearch(**settings)
+
+
+@pytest.mark.parametrize("essence", ["It is a", "{} and {}"])
+def test_an_essence_prompt_needs_one_subject(essence: str) -> None:
+    with pytest.raises(SurgeryError, match=r"exactly one {} for the subject"):
+        ValueSearch(essence=essence)
+
+
+def test_contexts_have_to_end_with_the_prompt(gpt2: Model, tiny_fact: Fact) -> None:
+    for context in ("It rained.", "{} is what it is"):
+        with pytest.raises(SurgeryError, match=r"does not end with {}"):
+            find_value(gpt2, tiny_fact, SITE, Replace(), (context,), ValueSearch(steps=1))
+    with pytest.raises(SurgeryError, match="at least one context"):
+        find_value(gpt2, tiny_fact, SITE, Replace(), (), ValueSearch(steps=1))

@@ -1,0 +1,76 @@
+"""The default model, with default settings: the Eiffel Tower moves to Rome, or is forgotten, and nothing else moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edits import Neutral, RankOne
+from surgery import Edit, Fact, Model, Neighbour, Report, example_facts, verify
+from surgery.predict import rate
+
+
+@pytest.fixture(scope="module")
+def eiffel() -> Fact:
+    """The shipped fact, with its paraphrases, and two neighbours that share its answer."""
+    fact = next(one for one in example_facts("landmark in city") if one.subject == "The Eiffel Tower")
+    assert fact.prompt == "The Eiffel Tower is located in the city of"
+    assert len(fact.paraphrases) == 7
+    neighbours = (
+        Neighbour("The Louvre is located in the city of", "Paris"),
+        Neighbour("The capital of France is", "Paris"),
+    )
+    return fact.replace(new_target="Rome", neighbours=neighbours)
+
+
+@pytest.fixture(scope="module")
+def removal(smol: Model, eiffel: Fact) -> tuple[Edit, Report]:
+    edit = RankOne(progress=False)(smol, eiffel.replace(new_target=None))
+    return edit, verify(smol, edit)
+
+
+def test_the_tower_moves_to_rome(smol: Model, eiffel: Fact, unchanged: Callable[[Model], None]) -> None:
+    unchanged(smol)
+    prompts = [eiffel.prompt, eiffel.paraphrases[0]]
+    near = [(one.prompt, one.target) for one in eiffel.neighbours]
+    before, near_before = rate(smol, [(prompt, "Rome") for prompt in prompts]), rate(smol, near)
+    edit = RankOne(progress=False)(smol, eiffel)
+    with edit.applied(smol):
+        after, near_after = rate(smol, [(prompt, "Rome") for prompt in prompts]), rate(smol, near)
+    assert max(answer.probability for answer in before) < 0.1
+    assert after[0].probability >= 0.95
+    assert after[1].probability >= 0.5
+    assert eiffel.paraphrases[0] not in edit.prompts
+    for was, now in zip(near_before, near_after, strict=True):
+        assert was.rank == 1
+        assert abs(now.probability - was.probability) <= 0.05
+
+
+def test_the_tower_is_forgotten_in_every_wording(smol: Model, removal: tuple[Edit, Report]) -> None:
+    edit, report = removal
+    assert edit.settings["objective"] == Neutral.name
+    own = [row for row in report.rows if row[0].role != "neighbour"]
+    assert len(own) == 8
+    for probe, was, now in own:
+        assert was is not None
+        assert was.target.rank == 1
+        assert was.target.probability > 0.5
+        assert now.target.probability <= 0.01
+        assert now.target.rank > 10
+        assert probe.held_out or probe.role == "prompt"
+    assert report.exit_code == 0
+
+
+def test_forgetting_it_moves_no_neighbour(removal: tuple[Edit, Report]) -> None:
+    near = [row for row in removal[1].rows if row[0].role == "neighbour"]
+    assert len(near) == 2
+    for _, was, now in near:
+        assert was is not None
+        assert was.target.rank == 1
+        assert abs(now.target.probability - was.target.probability) <= 0.05
+
+
+def test_the_removal_is_a_small_file(removal: tuple[Edit, Report], tmp_path: Path) -> None:
+    assert 1_000 < removal[0].save(tmp_path / "edit.safetensors").stat().st_size < 20_000
