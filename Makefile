@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/surgery demo --out demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .
