@@ -143,6 +143,8 @@ class Trace:
         return value
 
     def __enter__(self) -> Trace:
+        if self._handle is not None:
+            raise SurgeryError(f"this trace of {self.name!r} is running already; make a second one")
         self._kept.clear()
         self._handle = self.module.register_forward_hook(self._hook, with_kwargs=True)
         return self

@@ -204,6 +204,8 @@ def read_facts(path: str | Path) -> list[Fact]:
     facts: list[Fact] = []
     for place, record in records:
         try:
+            if not isinstance(record, dict):
+                raise FactError("record", f"expected a JSON object, found {json.dumps(record)[:40]}")
             facts += layout.model_validate(record).facts()
         except ValidationError as error:
             problems += [Problem(place, _field(one["loc"]), one["msg"]) for one in error.errors()]
