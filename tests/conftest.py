@@ -29,8 +29,9 @@ def closed_figures() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def threads(request: pytest.FixtureRequest) -> None:
-    """One thread for tiny models, which a second one only slows down; all of them for the real model."""
-    torch.set_num_threads((os.cpu_count() or 1) if "smol" in request.fixturenames else 1)
+    """One thread for tiny models, which a second one only slows down; what the environment allows for the real one."""
+    allowed = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    torch.set_num_threads(allowed if "smol" in request.fixturenames else 1)
 
 
 @pytest.fixture(scope="session", params=[*ARCHITECTURES, *VARIANTS])
