@@ -224,7 +224,7 @@ def test_every_bad_line_is_reported_at_once_and_nothing_is_read(tmp_path: Path) 
         "not permitted",
         "required",
         "is empty",
-        "dictionary",
+        "JSON object",
     ]
     for problem, says in zip(caught.value.problems, expected, strict=True):
         assert says in problem.expected
