@@ -1,4 +1,4 @@
-"""Figures of traces, in the published layout."""
+"""Heat maps of traces, in the published layout."""
 
 from __future__ import annotations
 
