@@ -8,7 +8,8 @@ from typing import Literal
 
 from edits.method import Method
 from edits.rank_one import RankOne
-from locate.trace import Trace, causal_trace
+from locate.causal import causal_trace
+from locate.trace import Trace
 from surgery.edit import Edit
 from surgery.fact import Fact
 from surgery.model import Model

@@ -1,184 +1,255 @@
-"""Causal tracing without repeating what a restored cell cannot change. Exact: the numbers are the plain method's.
+"""Causal tracing without repeating what a patch cannot change. Exact: the numbers are the plain method's to rounding.
 
-In a causal model, restoring position t at layer l changes positions t, t + 1, ... above l and nothing else:
+In a causal model, patching position t at layer l changes positions t, t + 1, ... above l and nothing else:
 
-1. Positions before the subject are the same in every run; their keys and values come from the clean run, and restoring
+1. Positions before the subject are the same in all runs; their keys and values come from the clean run, and patching
    one of them changes nothing.
-2. The corrupted runs are done once; each block's inputs, keys and values are kept.
-3. For one position t, the rows of all layers and samples go up together. A row joins at the first layer it can differ
-   in, with the corrupted run's states of positions t, t + 1, ...; keys and values before t are the corrupted run's.
-4. Only the last position meets the vocabulary.
+2. The clean and the corrupted runs are done once; each block's inputs, keys, values and outputs are kept.
+3. For one position, the rows of all kinds, layers and samples go up together. A row joins at the first block whose work
+   its patch changes, with the unpatched run's states of positions t, t + 1, ...; keys and values before t are that
+   run's.
+4. Windows of layers that begin at layer 0 differ only in where they end: each begins where the one before it ends, with
+   that one's states.
+5. Of the last block, only the positions that predict the answer are computed, and only they meet the vocabulary.
 
-Rows of a position are split where they would exceed `MOST_TOKENS` at a time.
+Rows go up in batches: on a CPU as many as its caches like, on a GPU as many as its free memory holds; where memory runs
+out all the same, the batch is halved and done again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from locate.plain import Grid
-from surgery.hooks import Trace, TraceDict, hidden, with_hidden
-from surgery.model import Model
+from locate.experiment import Experiment, Grids, Patch, unpatched
+from locate.plain import corrupting
+from surgery.errors import SurgeryError
+from surgery.hooks import Trace, hidden, with_hidden
+from surgery.products import fast_products
 from surgery.progress import bar
 from surgery.replay import KeysValues, Replay
-from surgery.site import Kind, window
-from surgery.tokens import Question, Span, pad
+from surgery.site import Kind
+from surgery.tokens import pad
 
-MOST_TOKENS = 8192
+logger = logging.getLogger(__name__)
+
+CPU_TOKENS = 2560
+# what a row's copies of earlier keys and values cost, in tokens a position
+KEYS_SHARE = 0.3
 
 
-def fast_grid(
-    replay: Replay,
-    question: Question,
-    span: Span,
-    corrupted: Float[Tensor, "samples subject d_model"],
-    kind: Kind,
-    width: int,
-    progress: bool,
-) -> Grid:
-    """Trace a prompt by replay.
+def fast_grids(experiment: Experiment, replay: Replay, *, tokens: int | None, progress: bool) -> Grids:
+    """Run an experiment by replay.
 
     Args:
-        replay: the recorded prompt.
-        question: prompt and answer.
-        span: the subject's positions.
-        corrupted: its embeddings in each corrupted run.
-        kind: what to restore.
-        width: layers restored at once.
+        experiment: what to run.
+        replay: a recording of the experiment's `ids`.
+        tokens: how many to compute at a time; None to choose.
         progress: show a bar where somebody is looking.
     """
-    answer, layers, samples = question.answer_ids[0], len(replay.states) - 1, len(corrupted)
-    sites = _clean_sites(replay, question, kind)
-    run = _CorruptedRun(replay, question, span, corrupted)
-    unrestored = _probability(replay.model, run.inputs[-1][:, -1], answer)
-    scores = unrestored.expand(replay.width, layers, samples).clone()
-    cells = [_Cell.of(layer, kind, width, layers) for layer in range(layers)]
-    for position in bar(range(span.start, replay.width), f"tracing {kind}", show=progress):
-        most = max(1, MOST_TOKENS // (samples * (replay.width - position)))
-        for first in range(0, layers, most):
-            part = cells[first : first + most]
-            last = run.restored(part, position, sites, kind)
-            scores[position, first : first + most] = _probability(replay.model, last, answer).unflatten(
-                0, (len(part), samples)
-            )
-    clean = _probability(replay.model, replay.states[-1][-1:], answer)
-    return Grid(float(clean[0]), unrestored, scores, run.passes, run.token_layers)
+    model = experiment.model
+    with fast_products(model.device, model.dtype):
+        stairs = _Stairs(experiment, replay)
+        most = _batch_tokens(experiment) if tokens is None else tokens
+        clean, corrupted = (experiment.read(run.last(experiment)) for run in (stairs.clean, stairs.corrupted))
+        grids = unpatched(experiment, clean[0], corrupted)
+        patches = _forked(experiment.patches())
+        for position in bar(experiment.positions, f"tracing {', '.join(experiment.kinds)}", show=progress):
+            live = len(experiment.ids) - position
+            for part, scores in _batches(stairs, patches, position, most / (live + KEYS_SHARE * len(experiment.ids))):
+                for patch, score in zip(part, scores, strict=True):
+                    grids[patch.kind][position, patch.layer] = score
+    return Grids(float(clean[0]), corrupted, grids, stairs.passes, stairs.token_layers)
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One run's rows from the subject on: the input of every block and the last one's output, keys, outputs."""
+
+    inputs: list[Float[Tensor, "rows live d_model"]]
+    past: list[KeysValues]
+    outputs: dict[Kind, list[Float[Tensor, "rows live d_model"]]]
+
+    def last(self, experiment: Experiment) -> Float[Tensor, "rows answer d_model"]:
+        """Last states where the answer is predicted."""
+        return self.inputs[-1][:, -experiment.readout.tokens :]
 
 
 @dataclass(frozen=True)
-class _Cell:
-    """A cell's layer, the first layer its row can differ in, and the layers whose mlp or attention is restored."""
+class _Step:
+    """A patch, and the one before it whose row it forks from, if any."""
 
-    layer: int
-    joins: int
-    restored: range
+    patch: Patch
+    after: Patch | None
 
-    @classmethod
-    def of(cls, layer: int, kind: Kind, width: int, layers: int) -> _Cell:
-        if kind == "state":
-            return cls(layer, layer + 1, range(0))
-        restored = window(layer, width, layers)
-        return cls(layer, restored.start, restored)
+    @property
+    def joins(self) -> int:
+        """The first block whose work differs from the row it begins with."""
+        if self.after is None or self.after.outputs is None:
+            return self.patch.joins
+        return self.after.outputs.layers.stop
 
 
-class _CorruptedRun:
-    """The corrupted runs, kept layer by layer, and replays from them with cells restored."""
+def _forked(patches: Sequence[Patch]) -> list[_Step]:
+    """Patches in the order in which they join; those of windows from layer 0 on fork from the next shorter window's."""
+    steps: list[_Step] = []
+    shorter: dict[Kind, Patch] = {}
+    for patch in patches:
+        clipped = not patch.state and patch.outputs is not None and patch.joins == 0
+        before = shorter.get(patch.kind) if clipped else None
+        same = before is not None and before.outputs == patch.outputs
+        steps.append(_Step(patch, None if same else before))
+        if clipped and not same:
+            shorter[patch.kind] = patch
+    return sorted(steps, key=lambda step: step.joins)
 
-    def __init__(
-        self, replay: Replay, question: Question, span: Span, corrupted: Float[Tensor, "samples subject d_model"]
-    ) -> None:
-        self._replay, self._start, self._samples = replay, span.start, len(corrupted)
-        layers = len(replay.states) - 1
-        # the recording and the check ran the prompt 2 + 3 + 2 and 1 + 1/2 times, finding the sites once more
-        self.passes, self.token_layers = 6, 9 * replay.width * layers
-        states = self._noised(question, span, corrupted)[:, span.start :]
-        self.inputs: list[Float[Tensor, "samples live d_model"]] = [states]
-        self._past: list[KeysValues] = []
-        for layer in range(layers):
-            states, seen = self._block(layer, states, replay.keys_values[layer].before(span.start, len(corrupted)))
-            self.inputs.append(states)
-            self._past.append(seen)
-        self.passes += 1
 
-    def restored(
-        self, cells: Sequence[_Cell], position: int, sites: Sequence[Float[Tensor, "width d_model"]], kind: Kind
-    ) -> Float[Tensor, "rows d_model"]:
-        """Last states at the last position of every sample with each cell restored, cells in turn."""
-        live, rows = self.inputs[0].shape[1] - (position - self._start), self._samples
-        states = self.inputs[0].new_empty(0, live, self.inputs[0].shape[2])
+def _batches(
+    stairs: _Stairs, steps: Sequence[_Step], position: int, rows: float
+) -> Iterator[tuple[list[Patch], Float[Tensor, "patches samples"]]]:
+    """The metric of all patches of a position, as many at a time as `rows` allow; halved where memory runs out."""
+    samples, first = stairs.experiment.samples, 0
+    most = max(1, int(rows) // samples)
+    while first < len(steps):
+        part = list(steps[first : first + most])
+        present = {step.patch for step in part}
+        part = [step if step.after in present else replace(step, after=None) for step in part]
+        part.sort(key=lambda step: step.joins)
+        try:
+            scores = stairs.experiment.read(stairs.climbed(part, position))
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if "memory" not in str(error):
+                raise
+            if most == 1:
+                raise SurgeryError(
+                    f"memory is too small for {samples} rows of this prompt at a time; take fewer samples"
+                ) from error
+            most //= 2
+            logger.info("memory is full; going on with %d patches at a time", most)
+            continue
+        yield [step.patch for step in part], scores.unflatten(0, (len(part), samples))
+        first += len(part)
+
+
+def _batch_tokens(experiment: Experiment) -> int:
+    """How many tokens to compute at a time."""
+    model = experiment.model
+    if model.device.type != "cuda":
+        return CPU_TOKENS
+    free, _ = torch.cuda.mem_get_info(model.device)
+    a_token = (12 * model.anatomy.d_model + 4 * model.anatomy.d_ff) * model.dtype.itemsize
+    return max(CPU_TOKENS, int(0.5 * free / a_token))
+
+
+class _Stairs:
+    """The runs of an experiment, kept layer by layer, and rows that climb from them."""
+
+    def __init__(self, experiment: Experiment, replay: Replay) -> None:
+        self.experiment, self._replay = experiment, replay
+        self._start = experiment.span.start
+        # the recording ran the prompt 2 + 3 + 2 times and its check about 1 + 1/2 + 1/4
+        self.passes, self.token_layers = 4, 9 * replay.width * experiment.layers
+        self.clean = self._run(replay.states[0][None, self._start :])
+        self.corrupted = self._run(self._noised()[:, self._start :])
+        restoring = experiment.direction == "restore"
+        self._base, self._other = (self.corrupted, self.clean) if restoring else (self.clean, self.corrupted)
+
+    def climbed(self, steps: Sequence[_Step], position: int) -> Float[Tensor, "rows answer d_model"]:
+        """Last states, where the answer is predicted, of every sample with each patch, patches in turn."""
+        experiment, samples = self.experiment, self.experiment.samples
+        at, live = position - self._start, len(experiment.ids) - position
+        base = torch.arange(samples, device=experiment.model.device) % len(self._base.inputs[0])
+        states = self._base.inputs[0].new_empty(0, live, experiment.model.anatomy.d_model)
+        place = {step.patch: slice(i * samples, (i + 1) * samples) for i, step in enumerate(steps)}
         joined = 0
-        for layer in range(cells[0].joins, len(self.inputs)):
-            new = [cell for cell in cells if cell.joins == layer]
-            for cell in new:
-                own = self.inputs[layer][:, -live:].clone()
-                if kind == "state":
-                    own[:, 0] = sites[cell.layer][position]
-                states = torch.cat([states, own])
-            joined += len(new)
-            if layer < len(self._past):
-                put_back = [cell for cell in cells[:joined] if layer in cell.restored]
-                hook = nullcontext()
-                if put_back:
-                    chosen = slice(cells.index(put_back[0]) * rows, (cells.index(put_back[-1]) + 1) * rows)
-                    hook = self._restoring(kind, layer, len(states), chosen, sites[layer][position])
-                with hook:
-                    states, _ = self._block(layer, states, self._past[layer].before(position, joined))
+        for layer in range(steps[0].joins, experiment.layers + 1):
+            for step in [step for step in steps if step.joins == layer]:
+                before = place.get(step.after) if step.after is not None else None
+                own = self._base.inputs[layer][base, at:] if before is None else states[before]
+                if step.patch.state:
+                    own[:, 0] = self._other.inputs[layer][:, at]
+                states = torch.cat([states, own[:, -states.shape[1] :]])
+                joined += 1
+            if layer == experiment.layers:
+                break
+            past = self._base.past[layer].before(position, base.repeat(joined))
+            answer = experiment.readout.tokens if layer == experiment.layers - 1 else live
+            held = [step.patch for step in steps[:joined]]
+            with self._holding(held, layer, at, len(states)) if answer == live else ExitStack():
+                states = self._block(layer, states, past, answer)[0]
         self.passes += 1
-        return states[:, -1]
+        return states[:, -experiment.readout.tokens :]
+
+    @contextmanager
+    def _holding(self, patches: Sequence[Patch], layer: int, at: int, rows: int) -> Iterator[None]:
+        """Outputs of a layer are set, in the rows of the patches that say so, at their position."""
+        with ExitStack() as stack:
+            for kind in ("mlp", "attention"):
+                found = [i for i, patch in enumerate(patches) if patch.holds(kind, layer)]
+                if found:
+                    values = [self._source(patches[i]).outputs[kind][layer][:, at] for i in found]
+                    stack.enter_context(self._setting(kind, layer, rows, found, values))
+            yield
+
+    def _source(self, patch: Patch) -> _Run:
+        assert patch.outputs is not None
+        return self._other if patch.outputs.patched else self._base
+
+    def _setting(
+        self, kind: Kind, layer: int, rows: int, patches: list[int], values: list[Float[Tensor, "_ d_model"]]
+    ) -> Trace:
+        samples, model = self.experiment.samples, self.experiment.model
+        chosen: Int[Tensor, "patches samples"] = torch.tensor(patches, device=model.device)[:, None] * samples
+        chosen = chosen + torch.arange(samples, device=model.device)
+        wanted = torch.stack([value.expand(samples, -1) for value in values])
+
+        def put(output: Any, name: str) -> Any:
+            states = hidden(output, rows).clone()
+            states[chosen, 0] = wanted
+            return with_hidden(output, states)
+
+        return Trace(model.hf, model.anatomy.names(kind)[layer], retain_output=False, edit_output=put)
 
     def _block(
-        self, layer: int, states: Float[Tensor, "rows live d_model"], past: KeysValues | None
-    ) -> tuple[Float[Tensor, "rows live d_model"], KeysValues]:
-        self.token_layers += states.shape[0] * states.shape[1]
-        return self._replay.block(layer, states, past)
+        self, layer: int, states: Float[Tensor, "rows live d_model"], past: KeysValues | None, queries: int
+    ) -> tuple[Float[Tensor, "rows queries d_model"], KeysValues]:
+        self.token_layers += states.shape[0] * queries
+        return self._replay.block(layer, states, past, queries)
 
-    def _restoring(self, kind: Kind, layer: int, batch: int, rows: slice, clean: Float[Tensor, " d_model"]) -> Any:
-        def restore(output: Any, name: str) -> Any:
-            states = hidden(output, batch).clone()
-            states[rows, 0] = clean
-            return with_hidden(output, states)
+    def _run(self, states: Float[Tensor, "rows live d_model"]) -> _Run:
+        """A whole run from the subject on, block by block."""
+        model, rows = self.experiment.model, len(states)
+        run = _Run([states], [], {"mlp": [], "attention": []})
+        for layer in range(self.experiment.layers):
+            past = self._replay.keys_values[layer].before(self._start, torch.zeros(rows, dtype=torch.long))
+            with ExitStack() as stack:
+                watched = {
+                    kind: stack.enter_context(Trace(model.hf, model.anatomy.names(kind)[layer], clone=True))
+                    for kind in run.outputs
+                }
+                states, seen = self._block(layer, states, past, states.shape[1])
+            run.inputs.append(states)
+            run.past.append(seen)
+            for kind, trace in watched.items():
+                run.outputs[kind].append(hidden(trace.output, rows))
+        self.passes += 1
+        return run
 
-        model = self._replay.model
-        return Trace(model.hf, model.anatomy.names(kind)[layer], retain_output=False, edit_output=restore)
-
-    def _noised(
-        self, question: Question, span: Span, corrupted: Float[Tensor, "samples subject d_model"]
-    ) -> Float[Tensor, "samples width d_model"]:
+    def _noised(self) -> Float[Tensor, "samples width d_model"]:
         """Input of the first block in each corrupted run."""
-
-        def corrupt(output: Any, name: str) -> Any:
-            states = hidden(output, len(corrupted)).clone()
-            states[:, span.start : span.stop] = corrupted
-            return with_hidden(output, states)
-
-        model = self._replay.model
-        batch = pad([question.prompt_ids] * len(corrupted), device=model.device)
+        model = self.experiment.model
+        batch = pad([self.experiment.ids] * self.experiment.samples, device=model.device)
         first = model.anatomy.names("state")[0]
         with (
             Trace(model.hf, first, retain_output=False, retain_input=True, stop=True) as trace,
-            Trace(model.hf, model.anatomy.embedding, retain_output=False, edit_output=corrupt),
+            corrupting(self.experiment),
         ):
             model.hf.base_model(**model.inputs(batch))
-        return trace.input
-
-
-def _clean_sites(replay: Replay, question: Question, kind: Kind) -> list[Float[Tensor, "width d_model"]]:
-    """What is put back, by layer."""
-    if kind == "state":
-        return replay.states[1:]
-    model, names = replay.model, replay.model.anatomy.names(kind)
-    with TraceDict(model.hf, names, clone=True) as trace:  # Falcon adds to its mlp's output in place
-        model.hf.base_model(**model.inputs(pad([question.prompt_ids], device=model.device)))
-    return [hidden(trace[name].output, 1)[0] for name in names]
-
-
-def _probability(model: Model, states: Float[Tensor, "rows d_model"], answer: int) -> Float[Tensor, " rows"]:
-    """The answer's probability from last states at the last position."""
-    return model.anatomy.unembed(states).float().softmax(-1)[:, answer]
+        return hidden(trace.input, self.experiment.samples)

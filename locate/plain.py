@@ -3,123 +3,99 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from locate.experiment import Experiment, Grids, Patch, unpatched
 from surgery.hooks import Trace, TraceDict, hidden, with_hidden
-from surgery.model import Model
 from surgery.progress import bar
-from surgery.site import Kind, window
-from surgery.tokens import Batch, Question, Span, pad
+from surgery.site import KINDS, Kind
+from surgery.tokens import pad
+
+Outputs = dict[Kind, list[Float[Tensor, "_ width d_model"]]]
 
 
-@dataclass(frozen=True, eq=False)
-class Grid:
-    """The answer's probability in every run of a trace.
-
-    Attributes:
-        clean: in the clean run.
-        corrupted: in each corrupted run with nothing restored.
-        scores: in each corrupted run with one cell restored.
-        passes: runs of the model, whole or from some layer up.
-        token_layers: tokens times layers computed, over all rows.
-    """
-
-    clean: float
-    corrupted: Float[Tensor, " samples"]
-    scores: Float[Tensor, "positions layers samples"]
-    passes: int
-    token_layers: int
-
-
-def plain_grid(
-    model: Model,
-    question: Question,
-    span: Span,
-    corrupted: Float[Tensor, "samples subject d_model"],
-    kind: Kind,
-    width: int,
-    progress: bool,
-) -> Grid:
-    """Trace a prompt by one run of the model a cell.
+def plain_grids(experiment: Experiment, *, progress: bool) -> Grids:
+    """Run an experiment, one run of the model a cell.
 
     Args:
-        model: the model.
-        question: prompt and answer.
-        span: the subject's positions.
-        corrupted: its embeddings in each corrupted run.
-        kind: what to restore.
-        width: layers restored at once.
+        experiment: what to run.
         progress: show a bar where somebody is looking.
     """
-    run = _Run(model, question, span, corrupted)
-    clean, states = run.clean(kind)
-    unrestored = run.corrupted({}, 0)
-    cells = [(position, layer) for position in range(run.width) for layer in range(len(states))]
-    scores = [
-        run.corrupted({one: states[one] for one in window(layer, width, len(states))}, position, kind)
-        for position, layer in bar(cells, f"tracing {kind}", show=progress)
-    ]
-    grid = torch.stack(scores).unflatten(0, (run.width, len(states)))
-    return Grid(clean, unrestored, grid, run.passes, run.token_layers)
+    runs = _Runs(experiment)
+    clean, clean_outputs = runs.watched(corrupted=False)
+    corrupted, corrupted_outputs = runs.watched(corrupted=True)
+    restoring = experiment.direction == "restore"
+    base, other = (corrupted_outputs, clean_outputs) if restoring else (clean_outputs, corrupted_outputs)
+    grids = unpatched(experiment, clean[0], corrupted)
+    cells = [(position, patch) for position in experiment.positions for patch in experiment.patches()]
+    for position, patch in bar(cells, f"tracing {', '.join(experiment.kinds)}", show=progress):
+        grids[patch.kind][position, patch.layer] = runs.patched(patch, position, base, other, corrupted=restoring)
+    return Grids(float(clean[0]), corrupted, grids, runs.passes, runs.token_layers)
 
 
-class _Run:
-    """One fact's clean and corrupted runs, counted."""
+class _Runs:
+    """One fact's runs, counted."""
 
-    def __init__(
-        self, model: Model, question: Question, span: Span, corrupted: Float[Tensor, "samples subject d_model"]
-    ) -> None:
-        self.model, self.span = model, span
-        self.noised = corrupted
-        self.answer = question.answer_ids[0]
-        self.width = question.answer_start
-        self._row = question.prompt_ids
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment = experiment
         self.passes = self.token_layers = 0
 
-    def clean(self, kind: Kind) -> tuple[float, list[Float[Tensor, "width d_model"]]]:
-        """The answer's probability, and each layer's states."""
-        names = self.model.anatomy.names(kind)
-        trace = TraceDict(self.model.hf, names, detach=True, clone=True)  # Falcon adds to its mlp's output in place
+    def watched(self, *, corrupted: bool) -> tuple[Float[Tensor, " rows"], Outputs]:
+        """The metric and all outputs of the clean run, or of the corrupted ones."""
+        experiment, hf, anatomy = self._experiment, self._experiment.model.hf, self._experiment.model.anatomy
+        rows = experiment.samples if corrupted else 1
+        names = [name for kind in KINDS for name in anatomy.names(kind)]
+        trace = TraceDict(hf, names, detach=True, clone=True)  # Falcon adds to its mlp's output in place
         with trace:
-            p = self._probability(self._batch(1))
-        return float(p[0]), [hidden(trace[name].output, 1)[0] for name in names]
+            score = self._run(rows, corrupted)
+        found: Outputs = {kind: [hidden(trace[name].output, rows) for name in anatomy.names(kind)] for kind in KINDS}
+        return score, found
 
-    def corrupted(
-        self, restored: dict[int, Float[Tensor, "width d_model"]], position: int, kind: Kind = "state"
+    def patched(
+        self, patch: Patch, position: int, base: Outputs, other: Outputs, *, corrupted: bool
     ) -> Float[Tensor, " samples"]:
-        """The answer's probability in each corrupted run, with states of some layers restored at one position."""
-        names = self.model.anatomy.names(kind)
-        clean = {names[layer]: states[position] for layer, states in restored.items()}
+        """The metric with one cell's states exchanged."""
+        anatomy, states = self._experiment.model.anatomy, {}
+        if patch.outputs is not None:
+            source = other if patch.outputs.patched else base
+            kind = patch.outputs.kind
+            states = {anatomy.names(kind)[i]: source[kind][i][:, position] for i in patch.outputs.layers}
+        if patch.state:
+            states[anatomy.names("state")[patch.layer]] = other["state"][patch.layer][:, position]
 
-        def restore(output: Any, name: str) -> Any:
-            states = hidden(output, len(self.noised)).clone()
-            states[:, position] = clean[name]
-            return with_hidden(output, states)
+        def exchange(output: Any, name: str) -> Any:
+            new = hidden(output, self._experiment.samples).clone()
+            new[:, position] = states[name]
+            return with_hidden(output, new)
 
-        with self._noise(), TraceDict(self.model.hf, clean, retain_output=False, edit_output=restore):
-            p = self._probability(self._batch(len(self.noised)))
-        return p
+        with TraceDict(self._experiment.model.hf, states, retain_output=False, edit_output=exchange):
+            score = self._run(self._experiment.samples, corrupted)
+        return score
 
-    def _batch(self, rows: int) -> Batch:
+    def _run(self, rows: int, corrupted: bool) -> Float[Tensor, " rows"]:
+        experiment, model = self._experiment, self._experiment.model
+        batch = pad([experiment.ids] * rows, device=model.device)
         self.passes += 1
-        self.token_layers += rows * self.width * len(self.model.anatomy.layers)
-        return pad([self._row] * rows, device=self.model.device)
+        self.token_layers += rows * len(experiment.ids) * experiment.layers
+        with corrupting(experiment) if corrupted else nullcontext():
+            states = model.hf.base_model(**model.inputs(batch)).last_hidden_state
+        first = experiment.question.answer_start - 1
+        return experiment.readout(model.anatomy.head(states[:, first : first + experiment.readout.tokens]).float())
 
-    def _probability(self, batch: Batch) -> Float[Tensor, " rows"]:
-        return self.model.logits_at(batch, batch.columns([-1] * len(batch.ids))).softmax(-1)[:, self.answer]
 
-    @contextmanager
-    def _noise(self) -> Iterator[None]:
-        def corrupt(output: Any, name: str) -> Any:
-            states = hidden(output, len(self.noised)).clone()
-            states[:, self.span.start : self.span.stop] = self.noised
-            return with_hidden(output, states)
+@contextmanager
+def corrupting(experiment: Experiment) -> Iterator[None]:
+    """The subject's embeddings are the corrupted ones inside the block; the batch has a row a sample."""
+    model, span = experiment.model, experiment.span
 
-        with Trace(self.model.hf, self.model.anatomy.embedding, retain_output=False, edit_output=corrupt):
-            yield
+    def corrupt(output: Any, name: str) -> Any:
+        states = hidden(output, experiment.samples).clone()
+        states[:, span.start : span.stop] = experiment.corrupted
+        return with_hidden(output, states)
+
+    with Trace(model.hf, model.anatomy.embedding, retain_output=False, edit_output=corrupt):
+        yield

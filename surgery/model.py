@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import logging
@@ -53,6 +54,18 @@ class Model:
     def fingerprint(self) -> str:
         """SHA-256 over name, type, shape and bytes of every parameter, read anew at each call (0.3 s for 500 MB)."""
         return fingerprint(self.hf)
+
+    def astype(self, dtype: str | torch.dtype) -> Model:
+        """A copy with weights of another type; the model itself where it has that type already.
+
+        Raises:
+            SurgeryError: there is no such type.
+        """
+        wanted = as_dtype(dtype)
+        if wanted == self.dtype:
+            return self
+        hf = copy.deepcopy(self.hf).to(wanted)  # type: ignore[arg-type]  # transformers' decorator hides the signature
+        return Model(hf, self.tokenizer, examine(hf), self.source)
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
         """Keyword arguments that give the model a batch, positions included where it takes them.

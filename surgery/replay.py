@@ -9,24 +9,28 @@ No architecture is written twice: the model's own blocks are called with the ver
 3. Replaying. A block is called on new states of positions p, p + 1, ... of any number of rows: arguments are cut to
    these queries and spread over the rows, and a cache in front of the block's attention supplies the keys and values of
    positions before p.
-4. The check: replaying the recorded run, from its start and from its middle on, must give the model's own states.
+4. Where only the last positions' outputs are wanted, the block is stopped as soon as it has put the others' keys and
+   values into the cache, and called again for the last ones.
+5. The check: replaying the recorded run from its start, from its middle and for its last position alone must give the
+   model's own states.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import DynamicCache
 
 from surgery.errors import SurgeryError
-from surgery.hooks import hidden
+from surgery.hooks import StopForward, hidden
 from surgery.model import Model
 from surgery.tokens import pad
 
@@ -44,21 +48,20 @@ class KeysValues:
     keys: Tensor
     values: Tensor
 
-    def before(self, position: int, copies: int = 1) -> KeysValues | None:
-        """Those of positions before one, with all rows repeated in turn; None where there are none."""
+    def before(self, position: int, rows: Int[Tensor, " rows"] | None = None) -> KeysValues | None:
+        """Those of positions before one, of all rows or of chosen ones; None where there are none."""
         if position == 0:
             return None
-        return KeysValues(
-            _copies(self.keys[..., :position, :], copies), _copies(self.values[..., :position, :], copies)
-        )
+        keys, values = self.keys[..., :position, :], self.values[..., :position, :]
+        return KeysValues(keys, values) if rows is None else KeysValues(keys[rows], values[rows])
 
 
 class _Past(DynamicCache):
-    """Puts earlier keys and values in front of a block's own, and keeps the result."""
+    """Puts earlier keys and values in front of a block's own, and keeps the result; `stop` ends the block there."""
 
-    def __init__(self, past: KeysValues | None) -> None:
+    def __init__(self, past: KeysValues | None, *, stop: bool) -> None:
         super().__init__()
-        self._past = past
+        self._past, self._stop = past, stop
         self.seen: KeysValues | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -66,6 +69,8 @@ class _Past(DynamicCache):
             key_states = torch.cat([self._past.keys, key_states], -2)
             value_states = torch.cat([self._past.values, value_states], -2)
         self.seen = KeysValues(key_states, value_states)
+        if self._stop:
+            raise StopForward
         return key_states, value_states
 
     def get_seq_length(self, *args: Any, **kwargs: Any) -> int:
@@ -117,29 +122,45 @@ class Replay:
             self._check()
 
     def block(
-        self, layer: int, states: Float[Tensor, "rows queries d_model"], past: KeysValues | None = None
+        self,
+        layer: int,
+        states: Float[Tensor, "rows live d_model"],
+        past: KeysValues | None = None,
+        queries: int | None = None,
     ) -> tuple[Float[Tensor, "rows queries d_model"], KeysValues]:
         """Run one block on states of the last positions.
 
         Args:
             layer: which.
-            states: its input at the prompt's last `queries` positions.
+            states: its input at the prompt's last positions.
             past: keys and values of the positions before, for as many rows.
+            queries: of how many positions, the last ones, the output is wanted; None for all of `states`.
 
         Returns:
             its output, and the keys and values of all positions.
         """
+        if queries is not None and queries < states.shape[1]:
+            keys_values = self._run(layer, states, past, stop=True)[1]
+            states, past = states[:, -queries:], keys_values.before(self.width - queries)
+        output, seen = self._run(layer, states, past)
+        return hidden(output, len(states)), seen
+
+    def _run(
+        self, layer: int, states: Float[Tensor, "rows live d_model"], past: KeysValues | None, *, stop: bool = False
+    ) -> tuple[Any, KeysValues]:
+        """A block's output, None if it was stopped at its keys and values, and these."""
         rows, start = len(states), self.width - states.shape[1]
-        block, cache = self._blocks[layer], _Past(past)
+        block, cache, output = self._blocks[layer], _Past(past, stop=stop), None
         given = {
             name: _each(value, lambda path, one: self._axes[layer][path].fit(one, start, rows), name)
             for name, value in self._given[layer].items()
         }
         first = next(iter(inspect.signature(block.forward).parameters))
-        output = block(**{**given, first: states, _cache_name(block): cache})
+        with suppress(StopForward):
+            output = block(**{**given, first: states, _cache_name(block): cache})
         if cache.seen is None:
             raise CannotReplay(f"{type(block).__name__} does not read its cache, so it cannot start in the middle")
-        return hidden(output, rows), cache.seen
+        return output, cache.seen
 
     def _record(
         self, ids: tuple[int, ...], rows: int
@@ -179,12 +200,13 @@ class Replay:
                 whole, seen = self.block(layer, whole)
                 self.keys_values.append(seen)
                 part, _ = self.block(layer, part, seen.before(middle))
+                last, _ = self.block(layer, self.states[layer][None], None, 1)
             except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 raise CannotReplay(f"{type(self._blocks[layer]).__name__} cannot be called again: {reason}") from error
             wanted = self.states[layer + 1]
             tolerance = (2e-4 if wanted.dtype == torch.float32 else 5e-2) * float(wanted.abs().max())
-            for found in (whole[0], part[0]):
+            for found in (whole[0], part[0], last[0]):
                 off = float((found - wanted[-len(found) :]).abs().max())
                 if not off <= tolerance:
                     raise CannotReplay(f"{type(self._blocks[layer]).__name__} replays layer {layer} off by {off:.1e}")
@@ -198,10 +220,6 @@ def _cache_name(block: nn.Module) -> str:
         if name in names:
             return name
     raise CannotReplay(f"{type(block).__name__} takes no cache of keys and values")
-
-
-def _copies(value: Tensor, copies: int) -> Tensor:
-    return value.repeat(copies, *[1] * (value.ndim - 1))
 
 
 def _each(value: Any, change: Callable[[str, Tensor], Any], path: str) -> Any:

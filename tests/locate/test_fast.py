@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-import locate.fast
 from locate import Gaussian, SwapSubject, causal_trace
 from locate.corrupt import embed
 from surgery import Fact, Model
@@ -44,11 +43,10 @@ def test_fast_is_plain_to_rounding(
     assert fast.cost.token_layers < plain.cost.token_layers
 
 
-def test_rows_that_are_split_give_the_same(toy: tuple[Model, list[Fact]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_are_split_give_the_same(toy: tuple[Model, list[Fact]]) -> None:
     model, facts = toy
     whole = causal_trace(model, facts[0], kind="mlp", window=2, samples=3, corruption=Gaussian(std=0.5))
-    monkeypatch.setattr(locate.fast, "MOST_TOKENS", 7)
-    split = causal_trace(model, facts[0], kind="mlp", window=2, samples=3, corruption=Gaussian(std=0.5))
+    split = causal_trace(model, facts[0], kind="mlp", window=2, samples=3, corruption=Gaussian(std=0.5), tokens=7)
     np.testing.assert_allclose(split.scores, whole.scores, rtol=1e-4, atol=1e-7)
     assert split.cost.passes > whole.cost.passes
 
@@ -70,7 +68,9 @@ def test_replay_from_any_position_gives_the_models_own_states(tiny: Model, tiny_
         states = replay.states[0][None, start:].repeat(3, 1, 1)
         with torch.no_grad():
             for layer in range(len(replay.states) - 1):
-                states, _ = replay.block(layer, states, replay.keys_values[layer].before(start, 3))
+                states, _ = replay.block(
+                    layer, states, replay.keys_values[layer].before(start, torch.zeros(3, dtype=torch.long))
+                )
         wanted = replay.states[-1][start:]
         for row in states:
             torch.testing.assert_close(row, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
@@ -102,7 +102,7 @@ def test_a_model_that_cannot_be_replayed_is_traced_plainly_and_says_so(
     def refuse(*args: Any) -> None:
         raise CannotReplay("blocks of glass cannot be called again")
 
-    monkeypatch.setattr("locate.trace.Replay", refuse)
+    monkeypatch.setattr("locate.causal.Replay", refuse)
     with caplog.at_level(logging.WARNING):
         found = causal_trace(model, facts[0], samples=2, corruption=Gaussian(std=0.5))
     assert "blocks of glass cannot be called again; tracing plainly" in caplog.text

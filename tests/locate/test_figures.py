@@ -40,9 +40,41 @@ def test_subject_tokens_are_marked_and_only_they(traced: Trace) -> None:
     assert [label.endswith("*") for label in labels(ax)].count(True) == len(traced.subject)
 
 
-def test_the_map_shows_the_scores(traced: Trace) -> None:
-    shown = traced.plot().collections[0].get_array()
-    assert np.array_equal(np.asarray(shown).reshape(traced.scores.shape), traced.scores)
+def test_the_map_shows_the_effects_negative_ones_too(traced: Trace) -> None:
+    scores = traced.scores.copy()
+    scores[-1, 0] = 0.0
+    lowered = dataclasses.replace(traced, scores=scores)
+    image = lowered.plot().collections[0]
+    assert np.array_equal(np.asarray(image.get_array()).reshape(scores.shape), lowered.effects)
+    low = lowered.effects.min()
+    assert image.norm.vmin == low < 0
+    # grey below 0, the kind's green above it
+    red, green, _, _ = image.cmap(image.norm(low))
+    assert red == green
+    red, green, _, _ = image.cmap(image.norm(lowered.effects.max()))
+    assert green > red
+
+
+def test_cells_that_were_not_asked_for_are_left_out(traced: Trace) -> None:
+    scores = traced.scores.copy()
+    scores[0] = np.nan
+    shown = dataclasses.replace(traced, scores=scores).plot().collections[0].get_array()
+    assert np.ma.getmaskarray(shown).reshape(scores.shape)[0].all()
+
+
+def test_the_note_says_what_one_needs_to_judge_the_map(traced: Trace) -> None:
+    told = traced.plot().get_xlabel()
+    for part in (
+        "probability",
+        f"clean {traced.clean:.3f}",
+        f"{traced.samples} samples",
+        "no effect left of the subject",
+    ):
+        assert part in told
+    broken = dataclasses.replace(traced, scores=traced.scores + np.linspace(0, 0.1, len(traced.tokens))[::-1, None])
+    assert "CHECK FAILED: no effect left of the subject" in broken.plot().get_xlabel()
+    unknown = dataclasses.replace(traced, rank=7)
+    assert "not known: the answer has rank 7" in unknown.plot().get_xlabel()
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -54,7 +86,9 @@ def test_any_token_text_can_be_drawn(traced: Trace, text: str) -> None:
         model=text,
         corruption=f"swapped for {text}",
     )
-    hostile.plot().figure.canvas.draw()
+    ax = hostile.plot()
+    ax.figure.canvas.draw()
+    assert all(label.startswith(text.replace("$", r"\$")) for label in labels(ax))
 
 
 def test_given_axes_are_used_and_no_other_figure_is_made(traced: Trace) -> None:

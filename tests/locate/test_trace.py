@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
 
-from locate import Gaussian, Trace, causal_trace
+from locate import Gaussian, Trace, causal_trace, causal_traces
 from locate.corrupt import subject_embedding_std
 from surgery import Fact, Model, Site, Span, SurgeryError, load
 from surgery.site import Kind
@@ -169,9 +169,11 @@ def test_a_peak_is_the_highest_score(gpt2: Model) -> None:
 
 def test_scores_that_are_no_probabilities_or_unlabelled_are_refused(gpt2: Model) -> None:
     found = plain(gpt2, short_fact(gpt2))
-    for wrong in (found.scores - 1, found.scores + 1.1, found.scores * np.nan):
+    for wrong in (found.scores - 1, found.scores + 1.1):
         with pytest.raises(ValueError, match="probabilities"):
             dataclasses.replace(found, scores=wrong)
+    with pytest.raises(ValueError, match="without a single score"):
+        dataclasses.replace(found, scores=found.scores * np.nan)
     with pytest.raises(ValueError, match="do not label"):
         dataclasses.replace(found, tokens=found.tokens[:-1])
 
@@ -190,8 +192,15 @@ def test_a_record_is_json_and_complete(gpt2: Model) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "neuron"}, "'neuron'.*state, mlp, attention"),
+        ({"kinds": ["neuron"]}, "'neuron'.*state, mlp, attention"),
+        ({"kinds": ["mlp", "mlp"]}, "each kind.*once"),
+        ({"kinds": []}, "each kind.*once"),
         ({"method": "slow"}, "'slow'.*plain"),
+        ({"direction": "sideways"}, "'sideways'.*restore, noise"),
+        ({"positions": "verbs"}, "'verbs'.*last-subject"),
+        ({"severed": "state"}, "'state'.*mlp, attention"),
+        ({"severed": "mlp"}, "kind 'state' alone"),
+        ({"tokens": 0}, "at least 1"),
         ({"samples": 0}, "at least 1"),
         ({"window": 0}, "at least 1"),
     ],
@@ -200,7 +209,7 @@ def test_a_record_is_json_and_complete(gpt2: Model) -> None:
 def test_options_that_make_no_sense_are_refused(gpt2: Model, options: dict[str, Any], message: str) -> None:
     # without the tests' own type checks, as a user calls it
     with pytest.raises(SurgeryError, match=message):
-        inspect.unwrap(causal_trace)(gpt2, short_fact(gpt2), **{"method": "plain", **options})
+        inspect.unwrap(causal_traces)(gpt2, short_fact(gpt2), **{"method": "plain", **options})
 
 
 def test_the_trace_of_a_trained_model_points_at_early_mlps_of_the_subject(toy: tuple[Model, list[Fact]]) -> None:
