@@ -7,8 +7,8 @@ a trace compares number for number with the published code (Meng et al. 2022, ht
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -144,7 +144,7 @@ class SwapSubject:
 
     subject: str | None = None
     answer: str | None = None
-    among: tuple[Fact, ...] = field(default=(), repr=False)
+    among: tuple[Fact, ...] = ()
 
     def __str__(self) -> str:
         return f"swapped for {self.subject or 'another subject'}"
@@ -194,6 +194,24 @@ class SwapSubject:
                 "a swap needs a subject of as many tokens"
             )
         return embed(model, question, span)[None]
+
+
+def corruption_named(text: str, facts: Sequence[Fact] = ()) -> Corruption:
+    """A corruption by its name on the command line, such as `gaussian` or `uniform:2`; a swap looks among `facts`.
+
+    Raises:
+        SurgeryError: there is none of that name, or its size is no number.
+    """
+    name, colon, size = text.partition(":")
+    sized = {"gaussian": Gaussian, "uniform": Uniform, "multivariate": MultivariateGaussian}
+    if name == "swap":
+        return SwapSubject(size or None, among=tuple(facts))
+    try:
+        return sized[name](multiple=float(size)) if colon else sized[name]()
+    except (KeyError, ValueError):
+        raise SurgeryError(
+            f"there is no corruption {text!r}; write gaussian, gaussian:2, uniform, multivariate, swap or swap:Rome"
+        ) from None
 
 
 @torch.no_grad()

@@ -264,7 +264,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "unknown method": ((*EDIT, "--method", "rome"), "there is no method 'rome'; choose one of rank-one"),
     "unknown objective": ((*REMOVE, "--objective", "forget"), "there is no objective 'forget'; choose one of"),
     "objective that removes nothing": ((*REMOVE, "--objective", "replace"), "removes nothing; choose neutral"),
-    "unknown kind": ((*LOCATE, "--kind", "neuron"), "there is no kind 'neuron' to restore; choose state"),
+    "unknown kind": ((*LOCATE, "--kind", "neuron"), "there is no kind 'neuron' to patch; choose state"),
     "unknown format": ((*LOCATE, "--format", "bmp"), "there is no figure format 'bmp'; choose png"),
     "no samples": ((*LOCATE, "--samples", "0"), "at least 1"),
     "layer": ((*EDIT, "--layer", "9"), "there is no layer 9: LlamaForCausalLM has layers 0 to 3"),

@@ -59,8 +59,7 @@ def verify(
         WrongWeights: the edit was made for other weights.
         SurgeryError: there are no facts, or a claim of rewriting has no new answer to look for.
     """
-    if profile != "quick":
-        raise SurgeryError(f"there is no verification profile {profile!r}; choose 'quick'")
+    check_profile(profile)
     started = time.perf_counter()
     chosen = (facts,) if isinstance(facts, Fact) else tuple(facts if facts is not None else edit.facts if edit else ())
     if not chosen:
@@ -94,6 +93,16 @@ def verify(
         seconds=time.perf_counter() - started,
         exit_code=exit_code(verdicts, overall),
     )
+
+
+def check_profile(profile: str) -> None:
+    """Whether there is such a profile, to be asked before anything that takes long.
+
+    Raises:
+        SurgeryError: there is not.
+    """
+    if profile != "quick":
+        raise SurgeryError(f"there is no verification profile {profile!r}; choose 'quick'")
 
 
 def _claim(

@@ -1,4 +1,4 @@
-"""Options every command of the command line takes, and how a function becomes a command."""
+"""Options of the command line's commands, those that all of them take, and how a function becomes a command."""
 
 from __future__ import annotations
 
@@ -9,12 +9,31 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
 
+import edits
+import surgery
+from surgery.errors import SurgeryError
+from surgery.fact import Fact
 from surgery.model import Model, load
+
+FactsFile = Annotated[
+    Path, typer.Option("--facts", help="Facts file: JSONL, CounterFact, known facts, relations or TOFU.")
+]
+MaybeFacts = Annotated[Path | None, typer.Option("--facts", help="Facts file, of any layout that can be read.")]
+Method = Annotated[str, typer.Option(help=f"How: {', '.join(edits.METHODS)}.")]
+Layer = Annotated[int | None, typer.Option(help="Which layer; default: the one known to be best for the model.")]
+Corpus = Annotated[
+    Path | None, typer.Option(help="Text to fit key statistics on, for a model that has none; kept for later.")
+]
+OutFile = Annotated[Path, typer.Option("--out", help="File to write.")]
+OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write into.")]
+ReportFolder = Annotated[Path, typer.Option("--report", help="Folder for report.html and report.json.")]
+Profile = Annotated[str, typer.Option(help="How much verification tries: quick.")]
 
 
 @dataclass(frozen=True)
@@ -73,3 +92,34 @@ def command(app: typer.Typer, function: Callable[..., int | None]) -> None:
     added = [inspect.Parameter(n, keyword, default=defaults[n], annotation=kind) for n, kind in common.items()]
     called.__signature__ = inspect.Signature(kept + added)  # type: ignore[attr-defined]
     app.command(name=function.__name__.removesuffix("_"))(called)
+
+
+def facts_from(file: Path | None, subject: str | None, template: str | None, target: str | None) -> list[Fact]:
+    """The facts of a file, or the one given by its parts."""
+    inline = (subject, template, target)
+    if file is not None and any(one is not None for one in inline):
+        raise SurgeryError("give --facts, or --subject, --template and --target, not both")
+    if file is not None:
+        return surgery.read_facts(file)
+    if subject is None or template is None or target is None:
+        raise SurgeryError("give --facts, or all of --subject, --template and --target")
+    return [Fact(subject=subject, template=template, target=target)]
+
+
+def lines_of(file: Path) -> list[str]:
+    """The lines of a text file."""
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SurgeryError(
+            f"cannot read the text file {file}: {getattr(error, 'strerror', None) or 'not UTF-8'}"
+        ) from error
+
+
+def layers_of(text: str) -> list[int]:
+    """Layers written as 4, 4-8 or 4,6,9."""
+    try:
+        parts = [[int(n) for n in part.split("-")] for part in text.split(",")]
+        return [layer for part in parts for layer in range(part[0], part[-1] + 1)]
+    except ValueError:
+        raise SurgeryError(f"{text!r} names no layers; write 4, 4-8 or 4,6,9") from None

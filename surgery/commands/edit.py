@@ -1,0 +1,112 @@
+"""`surgery edit`, `remove` and `stats`: change or remove facts, fit key statistics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import edits
+import surgery
+from edits.statistics import cached_file
+from surgery.commands.options import (
+    Corpus,
+    FactsFile,
+    Layer,
+    Method,
+    OutFile,
+    Profile,
+    ReportFolder,
+    Run,
+    layers_of,
+    lines_of,
+)
+from surgery.commands.verify import conclude
+from surgery.errors import SurgeryError
+from surgery.fact import Fact
+from surgery.files import check_writable
+from surgery.predict import rate
+from surgery.site import Site
+from surgery.verification.verify import check_profile
+
+
+def edit(
+    run: Run, facts: FactsFile, out: OutFile, method: Method = "rank-one", layer: Layer = None, corpus: Corpus = None
+) -> None:
+    """Compute the edit that gives facts their new answers, and write it as a file. The model stays as it is."""
+    chosen = surgery.read_facts(facts)
+    check_writable(out)
+    made, model = _computed(run, chosen, method, "replace", layer, corpus)
+    asked = [(fact.prompt, str(fact.new_target)) for fact in chosen]
+    before = rate(model, asked)
+    with made.applied(model):
+        after = rate(model, asked)
+    made.save(out)
+    for fact, was, now in zip(chosen, before, after, strict=True):
+        change = f"p {was.probability:.4f} > {now.probability:.4f}, rank {was.rank} > {now.rank}"
+        run.say(f"{fact.prompt} {fact.new_target}: {change}")
+    run.say(f"{out}: {out.stat().st_size} bytes, {', '.join(str(delta) for delta in made.deltas)}")
+    run.result({"edit": str(out), **made.summary()})
+
+
+def remove(
+    run: Run,
+    facts: FactsFile,
+    out: OutFile,
+    report: ReportFolder,
+    method: Method = "rank-one",
+    objective: Annotated[
+        str, typer.Option(help="What to say instead: neutral, suppress or maximum-entropy.")
+    ] = "neutral",
+    layer: Layer = None,
+    corpus: Corpus = None,
+    profile: Profile = "quick",
+) -> int:
+    """Compute the edit that removes facts, verify it, write edit and report. The model stays as it is."""
+    chosen = [fact.replace(new_target=None) for fact in surgery.read_facts(facts)]
+    if edits.objective_named(objective).claim != "removed":
+        raise SurgeryError(f"the objective {objective!r} removes nothing; choose neutral, suppress or maximum-entropy")
+    check_profile(profile)
+    check_writable(out)
+    check_writable(report)
+    made, model = _computed(run, chosen, method, objective, layer, corpus)
+    found = surgery.verify(model, made, profile=profile)  # type: ignore[arg-type]  # checked there
+    made.save(out)
+    return conclude(run, found, report, {"edit": str(out)})
+
+
+def stats(
+    run: Run,
+    corpus: Annotated[Path, typer.Option(help="Text file, a passage a line.")],
+    layers: Annotated[str, typer.Option(help="Layers, such as 4-8 or 4,6.")],
+    out: OutFile,
+    rank: Annotated[int, typer.Option(help="Eigenpairs kept a layer.")] = 64,
+) -> None:
+    """Fit key statistics of a model on a text file; edits of the same weights find them afterwards."""
+    chosen, texts = layers_of(layers), lines_of(corpus)
+    check_writable(out)
+    model = run.load()
+    fitted = edits.fit_statistics(model, texts, chosen, rank=rank, corpus=corpus.name, progress=run.talks)
+    fitted.save(out)
+    fitted.save(cached_file(model.fingerprint))
+    run.say(f"{out}: {fitted.tokens} tokens, {out.stat().st_size} bytes; also kept for later edits of this model")
+    run.result({"statistics": str(out), "tokens": fitted.tokens, "layers": sorted(fitted.layers)})
+
+
+def _computed(
+    run: Run, facts: list[Fact], method: str, objective: str, layer: int | None, corpus: Path | None
+) -> tuple[surgery.Edit, surgery.Model]:
+    texts = lines_of(corpus) if corpus else None
+    chosen = edits.objective_named(objective)
+    for fact in facts:
+        chosen.continuation(fact)
+    edits.method_named(method)
+    model = run.load()
+    site = edits.recommended_site(model) if layer is None else Site.at(layer, "mlp")
+    statistics = None
+    if texts is not None and corpus is not None:
+        statistics = edits.fit_statistics(model, texts, [site.layer], corpus=corpus.name, progress=run.talks)
+        statistics.save(cached_file(model.fingerprint))
+    made = edits.method_named(method, statistics=statistics, objective=chosen, seed=run.seed, progress=run.talks)
+    return made(model, facts, [site]), model
