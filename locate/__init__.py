@@ -2,12 +2,16 @@
 
 from locate.causal import causal_trace, causal_traces
 from locate.corrupt import Gaussian, MultivariateGaussian, SwapSubject, Uniform
+from locate.direct import LogitAttribution, direct_logit_attribution
+from locate.lens import Lens, logit_lens
 from locate.metrics import LogitDifference, LogProbability, Probability
 from locate.trace import Trace
 
 __all__ = [
     "Gaussian",
+    "Lens",
     "LogProbability",
+    "LogitAttribution",
     "LogitDifference",
     "MultivariateGaussian",
     "Probability",
@@ -16,4 +20,6 @@ __all__ = [
     "Uniform",
     "causal_trace",
     "causal_traces",
+    "direct_logit_attribution",
+    "logit_lens",
 ]
