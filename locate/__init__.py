@@ -3,12 +3,14 @@
 from locate.causal import causal_trace, causal_traces
 from locate.corrupt import Gaussian, MultivariateGaussian, SwapSubject, Uniform
 from locate.direct import LogitAttribution, direct_logit_attribution
+from locate.knockout import Knockout, attention_knockout
 from locate.lens import Lens, logit_lens
 from locate.metrics import LogitDifference, LogProbability, Probability
 from locate.trace import Trace
 
 __all__ = [
     "Gaussian",
+    "Knockout",
     "Lens",
     "LogProbability",
     "LogitAttribution",
@@ -18,6 +20,7 @@ __all__ = [
     "SwapSubject",
     "Trace",
     "Uniform",
+    "attention_knockout",
     "causal_trace",
     "causal_traces",
     "direct_logit_attribution",

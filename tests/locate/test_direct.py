@@ -101,23 +101,21 @@ def test_heads_and_neurons_by_hand(toy: tuple[Model, list[Fact]]) -> None:
     hf, gpt2 = model.hf, "GPT2" in anatomy.architecture
     before = hf.config._attn_implementation
     hf.set_attn_implementation("eager")
-    values = [f"{name.rsplit('.', 1)[0]}.{'c_attn' if gpt2 else 'v_proj'}" for name in anatomy.names("attention")]
+    attending = [name.rsplit(".", 1)[0] for name in anatomy.names("attention")]
+    values = [f"{name}.{'c_attn' if gpt2 else 'v_proj'}" for name in attending]
+    watched = [*attending, *values, *anatomy.names("mlp"), *anatomy.names("state")]
     try:
-        with torch.no_grad(), TraceDict(hf, [*values, *anatomy.names("mlp")], retain_input=True) as seen:
-            out = hf(ids, output_attentions=True, output_hidden_states=True)
-            last = hf(ids, output_hidden_states=True).hidden_states[-1]
+        with torch.no_grad(), TraceDict(hf, watched, retain_input=True) as seen:
+            hf(ids)
     finally:
         hf.set_attn_implementation(before)
-    with torch.no_grad(), TraceDict(hf, anatomy.names("state")[-1:]) as seen_last:
-        hf(ids)
-    state = hidden(seen_last[anatomy.names("state")[-1]].output, 1)[0, -1].double()
-    assert last.shape[1] == ids.shape[1]
+    state = hidden(seen[anatomy.names("state")[-1]].output, 1)[0, -1].double()
     norm = frozen_norm(hf.get_submodule(anatomy.final_norm), state)
     row = hf.get_output_embeddings().weight[answer].double()
     for layer, parts in enumerate(anatomy.layers):
         value = hidden(seen[values[layer]].output, 1)[0].double()
         value = value[:, -anatomy.d_model :] if gpt2 else value
-        weights = out.attentions[layer][0, :, -1].double()
+        weights = seen[attending[layer]].output[1][0, :, -1].double()
         width = anatomy.d_model // 4
         per_head = value.unflatten(-1, (-1, width)).repeat_interleave(4 * width // value.shape[-1], dim=1)
         results = torch.einsum("hk,khd->hd", weights, per_head)

@@ -46,9 +46,10 @@ def test_every_layer_is_the_plain_formula(toy: tuple[Model, list[Fact]]) -> None
     lens = logit_lens(model, facts[0])
     question, _ = ask_fact(model.tokenizer, facts[0], facts[0].target)
     ids, answer = torch.tensor([question.prompt_ids]), question.answer_ids[0]
-    with torch.no_grad():
-        # all but the last are states; the last one has been normed already
-        states = model.hf(ids, output_hidden_states=True).hidden_states[:-1]
+    names = model.anatomy.names("state")
+    with torch.no_grad(), TraceDict(model.hf, names, retain_input=True) as seen:
+        model.hf(ids)
+        states = [hidden(seen[name].input, 1) for name in names]
         norm = model.hf.get_submodule(model.anatomy.final_norm)
         p = [model.hf.get_output_embeddings()(norm(one))[0].double().softmax(-1) for one in states]
     assert lens.layers == (EMBEDDING, 0, 1, 2, 3)
