@@ -8,9 +8,12 @@ Geva et al. 2023, section 5 (https://arxiv.org/abs/2304.14767):
 3. The result is the relative change of the answer's probability, (p_cut - p) / p, for every l and every source: the
    subject, the other positions, the last position itself.
 
-The rows of all layers and sources run in one batch. A softmax over fewer keys gives the rest more weight; that matters
-where the cut positions hold much of it, as the first token, which many heads rest on, does. `renormalise=False` takes
-the weights away and lets them be missing. Ask for the source "first" to see what that token does alone.
+The rows of all layers and sources run in one batch.
+
+Two departures are options. Many heads rest on the first token, whatever it is, and cutting that edge wrecks the answer
+whatever the source it is counted to; so it is left out of subject and other positions, and the source "first" cuts it
+alone. `spare_first=False` counts it in, as published. And a softmax over fewer keys gives the rest more weight; with
+`renormalise=False` what was cut is missing instead.
 """
 
 from __future__ import annotations
@@ -51,6 +54,7 @@ class Knockout:
         sources: names of the sources.
         positions: the positions of each source.
         window: how many layers are cut at once; a row of `changes` belongs to the window's centre.
+        first_spared: whether the first token was left out of subject and other positions.
         renormalised: whether the attention left over was made to sum to 1.
         tokens: the prompt's tokens as text.
         subject: positions of the subject.
@@ -63,6 +67,7 @@ class Knockout:
     sources: tuple[Source, ...]
     positions: tuple[tuple[int, ...], ...]
     window: int
+    first_spared: bool
     renormalised: bool
     tokens: tuple[str, ...]
     subject: Span
@@ -100,6 +105,7 @@ class Knockout:
             "fact": self.fact.as_record(),
             "model": self.model,
             "window": self.window,
+            "first_spared": self.first_spared,
             "renormalised": self.renormalised,
             "tokens": list(self.tokens),
             "subject": [self.subject.start, self.subject.stop],
@@ -124,6 +130,7 @@ def attention_knockout(
     *,
     window: int = 9,
     sources: Sequence[Source] = ("subject", "other"),
+    spare_first: bool = True,
     renormalise: bool = True,
     progress: bool = True,
 ) -> Knockout:
@@ -134,7 +141,8 @@ def attention_knockout(
         fact: the fact; the first token of its `target` is the answer.
         window: layers cut at once, around each layer; the published 9 of 48 layers is much in a shallow model.
         sources: what to cut: "subject"; "other", all positions that are neither subject nor last; "last" itself;
-            "first", the first token alone, whichever of the others it belongs to.
+            "first", the first token alone.
+        spare_first: leave the first token out of "subject" and "other"; False cuts it with them, as published.
         renormalise: make what is left of the attention sum to 1, as published; False lets the weights be missing.
         progress: show a bar where somebody is looking.
 
@@ -147,7 +155,7 @@ def attention_knockout(
         raise SurgeryError(f"sources are some of {', '.join(get_args(Source))}, each once, not {list(sources)}")
     question, span = ask_fact(model.tokenizer, fact, fact.target)
     ids, width, depth = question.prompt_ids, question.answer_start, len(model.anatomy.layers)
-    positions = tuple(_positions(source, span, width, fact) for source in sources)
+    positions = tuple(_positions(source, span, width, spare_first, fact) for source in sources)
     windows = [layers_around(layer, window, depth) for layer in range(depth)]
     check_cuts(model, ids, renormalise=renormalise)
     forbidden = torch.zeros(depth, depth * len(sources) + 1, width, dtype=torch.bool, device=model.device)
@@ -168,6 +176,7 @@ def attention_knockout(
         sources=tuple(sources),
         positions=positions,
         window=window,
+        first_spared=spare_first,
         renormalised=renormalise,
         tokens=question.token_texts[:width],
         subject=span,
@@ -176,8 +185,8 @@ def attention_knockout(
     )
 
 
-def _positions(source: Source, span: Span, width: int, fact: Fact) -> tuple[int, ...]:
-    before = range(width - 1)
+def _positions(source: Source, span: Span, width: int, spare_first: bool, fact: Fact) -> tuple[int, ...]:
+    before = range(1 if spare_first else 0, width - 1)
     found = {
         "subject": [i for i in before if i in span],
         "other": [i for i in before if i not in span],
@@ -185,9 +194,12 @@ def _positions(source: Source, span: Span, width: int, fact: Fact) -> tuple[int,
         "first": [0],
     }[source]
     if width < 2 or not found:
+        spared = spare_first and width > 1 and source in ("subject", "other")
         raise SurgeryError(
-            f"the prompt {fact.prompt!r} has no position of the source {source!r} in front of its last token; "
-            "lengthen the prompt or leave the source away"
+            f"the prompt {fact.prompt!r} has no position of the source {source!r} "
+            + ("between its first and its last token" if spared else "in front of its last token")
+            + "; lengthen the prompt or leave the source away"
+            + (", or give spare_first=False" if spared else "")
         )
     return tuple(found)
 

@@ -38,8 +38,10 @@ def knockout_lines(found: Knockout, ax: Axes | None = None) -> Axes:
     ax.tick_params(labelsize=6, length=2)
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_ylabel(f"change of p({short(found.fact.target)}) in %", fontsize=6.5, parse_math=False)
-    rest = "" if found.renormalised else ", not renormalised"
-    ax.set_xlabel(f"layer, centre of a window of {found.window}{rest}; clean p = {found.clean:.3f}", fontsize=6.5)
+    rest = ("" if found.first_spared else ", first token cut with them") + (
+        "" if found.renormalised else ", not renormalised"
+    )
+    ax.set_xlabel(f"layer, centre of a window of {found.window}{rest}\nclean p = {found.clean:.3f}", fontsize=6.5)
     ax.set_title(f"Attention of the last token cut in {found.model}", fontsize=7.5, parse_math=False)
     ax.legend(fontsize=6, frameon=False, title="from", title_fontsize=6)
     return ax

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from locate.lens import Lens
 
 Colour = Literal["probability", "entropy", "rank"]
-WIDEST = 7
+WIDEST = 6
 """Characters of a token that fit a cell."""
 MAPS = {"probability": "Blues", "entropy": "cividis", "rank": "Purples_r"}
 
@@ -65,7 +65,7 @@ def lens_table(
                 parse_math=False,
                 clip_on=True,
             )
-    ax.set_yticks(range(len(rows)), ["embedding" if lens.layers[row] < 0 else str(lens.layers[row]) for row in rows])
+    ax.set_yticks(range(len(rows)), ["emb." if lens.layers[row] < 0 else str(lens.layers[row]) for row in rows])
     marks = ["*" if lens.subject is not None and position in lens.subject else "" for position in lens.positions]
     ax.set_xticks(
         range(len(lens.tokens)), [short(token) + mark for token, mark in zip(lens.tokens, marks, strict=True)]

@@ -130,6 +130,18 @@ def test_one_layer_by_hand(toy: tuple[Model, list[Fact]], renormalise: bool) -> 
             assert found.probabilities[layer, i] == pytest.approx(float(p), rel=1e-3, abs=1e-6)
 
 
+def test_the_first_token_is_spared_or_not(toy: tuple[Model, list[Fact]]) -> None:
+    model, facts = toy
+    spared = attention_knockout(model, facts[0], sources=SOURCES, window=1)
+    published = attention_knockout(model, facts[0], sources=SOURCES, window=1, spare_first=False)
+    width = len(spared.tokens)
+    assert spared.positions == ((1,), tuple(range(2, width - 1)), (width - 1,), (0,))
+    assert published.positions == ((0, 1), *spared.positions[1:])
+    assert (spared.first_spared, published.first_spared) == (True, False)
+    np.testing.assert_allclose(spared.changes[:, 1:], published.changes[:, 1:], atol=1e-5)
+    assert np.abs(spared.change("subject") - published.change("subject")).max() > 1e-3
+
+
 def test_the_toys_answer_comes_from_its_subject(toy: tuple[Model, list[Fact]]) -> None:
     model, facts = toy
     changes = [attention_knockout(model, fact, window=9, sources=["subject", "first"]) for fact in facts[:8]]
@@ -234,9 +246,13 @@ def test_wrong_options_name_the_remedy(toy: tuple[Model, list[Fact]]) -> None:
     with pytest.raises(SurgeryError, match="window of 0 layers"):
         attention_knockout(model, facts[0], window=0)
     whole = facts[0].replace(template="{}")
-    with pytest.raises(SurgeryError, match=r"no position of the source 'other'.* leave the source away"):
-        attention_knockout(model, whole)
-    assert attention_knockout(model, whole, sources=["subject"]).positions == ((0,),)
+    with pytest.raises(
+        SurgeryError, match=r"no position of the source 'other' .* leave the source away, or give spare"
+    ):
+        attention_knockout(model, whole, sources=["other"])
+    with pytest.raises(SurgeryError, match=r"'other' in front of its last token; .* leave the source away$"):
+        attention_knockout(model, whole, spare_first=False)
+    assert attention_knockout(model, whole, sources=["subject"], spare_first=False).positions == ((0,),)
     with pytest.raises(SurgeryError, match="the source 'last' was not cut; there are subject, other"):
         attention_knockout(model, facts[0]).change("last")
 
@@ -269,7 +285,7 @@ def test_a_line_a_source_in_percent(found: Knockout) -> None:
 def test_the_real_model_loses_the_answer_with_the_subject(smol: Model, unchanged: Callable[[Model], None]) -> None:
     unchanged(smol)
     fact = Fact(subject="The Eiffel Tower", template="{} is located in the city of", target="Paris")
-    found = attention_knockout(smol, fact)
+    found = attention_knockout(smol, fact, spare_first=False)
     layer, subject = found.strongest("subject"), found.positions[0]
     assert found.change("subject")[layer] < -0.9
     for around in (layer, 14):

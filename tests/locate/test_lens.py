@@ -155,7 +155,7 @@ def test_a_record_is_json(lens: Lens) -> None:
 def test_the_table_shows_the_lens_late_layers_on_top(lens: Lens, colour: Colour) -> None:
     figure, ax = plt.subplots()
     assert lens_table(lens, ax, colour=colour, stride=2) is ax
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["3", "1", "embedding"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["3", "1", "emb."]
     assert np.array_equal(ax.images[0].get_array(), getattr(lens, colour)[[4, 2, 0]])
     texts = [text.get_text() for text in ax.texts]
     assert texts == [short(token) for row in (4, 2, 0) for token in lens.likeliest[row]]
@@ -175,7 +175,7 @@ def test_numbers_are_written_on_demand(lens: Lens) -> None:
     "token", ["$x$", "\n", "\t", "", " ", "\ufffd", "日本", "🙂", "\x00", "a very long token", "\\frac{"]
 )
 def test_any_token_fits_a_cell(lens: Lens, token: str) -> None:
-    assert 1 <= len(short(token)) <= 7
+    assert 1 <= len(short(token)) <= 6
     hostile = dataclasses.replace(
         lens,
         likeliest=tuple((token,) * len(row) for row in lens.likeliest),
