@@ -3,6 +3,9 @@
 from locate.average import average_trace
 from locate.causal import causal_trace, causal_traces
 from locate.corrupt import Gaussian, MultivariateGaussian, SwapSubject, Uniform
+from locate.direct import LogitAttribution, direct_logit_attribution
+from locate.knockout import Knockout, attention_knockout
+from locate.lens import Lens, logit_lens
 from locate.metrics import LogitDifference, LogProbability, Probability
 from locate.profile import AverageTrace
 from locate.trace import Trace
@@ -10,14 +13,20 @@ from locate.trace import Trace
 __all__ = [
     "AverageTrace",
     "Gaussian",
+    "Knockout",
+    "Lens",
     "LogProbability",
+    "LogitAttribution",
     "LogitDifference",
     "MultivariateGaussian",
     "Probability",
     "SwapSubject",
     "Trace",
     "Uniform",
+    "attention_knockout",
     "average_trace",
     "causal_trace",
     "causal_traces",
+    "direct_logit_attribution",
+    "logit_lens",
 ]

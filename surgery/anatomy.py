@@ -75,6 +75,19 @@ class Anatomy:
         return None
 
     @property
+    def heads(self) -> int:
+        """Query heads of a layer; the input of an attention's output map is their results side by side.
+
+        Raises:
+            UnsupportedModel: the configuration gives no number that divides these inputs.
+        """
+        heads = getattr(self.hf.config.get_text_config(), "num_attention_heads", None)
+        widths = {oriented(self.hf.get_submodule(name)).shape[1] for name in self.names("attention")}
+        if not isinstance(heads, int) or any(width % heads for width in widths):
+            raise UnsupportedModel(f"{self.architecture}: {heads} heads do not share {sorted(widths)} inputs evenly")
+        return heads
+
+    @property
     def architecture(self) -> str:
         """Class name of the model."""
         return type(self.hf).__name__
