@@ -1,0 +1,69 @@
+"""Reading rows with a shift by replay: the same log-probabilities and gradients as by full runs, for less."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+
+import edits.values
+from edits import Neutral, Replace, ValueSearch
+from edits.reading import FullRuns, Replayed, Rows
+from edits.values import find_value
+from surgery import Fact, Model, Site
+from surgery.hooks import frozen
+from surgery.replay import CannotReplay
+
+SITE = Site("L1.mlp")
+CONTEXTS = ("{}", "It rained. {}", "They went to the old town and came back. {}")
+
+
+@pytest.mark.parametrize("essence", ["{} is a", "About the {}"])
+def test_replay_reads_what_full_runs_read(tiny: Model, tiny_fact: Fact, essence: str) -> None:
+    rows = Rows(tiny, tiny_fact.replace(new_target="a city in the"), Replace(), CONTEXTS, essence)
+    found = []
+    for reader in (FullRuns(tiny, SITE, rows), Replayed(tiny, SITE, rows)):
+        shift = torch.linspace(-1, 1, tiny.anatomy.d_model).requires_grad_()
+        with frozen(tiny.hf), torch.enable_grad():
+            answer, about = reader(shift)
+            loss = answer.gather(-1, rows.answer_ids[..., None]).sum() + about[:7].sum()
+            (gradient,) = torch.autograd.grad(loss, shift)
+        with torch.no_grad():
+            unshifted = reader(torch.zeros_like(shift))[0]
+        found.append((answer.detach(), about.detach(), gradient))
+        # a positive control: the shift matters
+        assert float((answer.detach() - unshifted).abs().max()) > 1e-2
+    for plain, fast in zip(*found, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()))
+
+
+def test_both_methods_find_the_same_value(toy: tuple[Model, list[Fact]]) -> None:
+    model, facts = toy
+    fact = facts[0].replace(new_target=next(one.target for one in facts if one.target != facts[0].target))
+    for objective in (Replace(), Neutral(generic=("It", "This"))):
+        plain, fast = (
+            find_value(model, fact, SITE, objective, CONTEXTS, ValueSearch(steps=15, step=0.05, method=method))
+            for method in ("plain", "fast")
+        )
+        assert float(torch.cosine_similarity(plain.shift, fast.shift, dim=0)) > 0.999
+        assert fast.losses == pytest.approx(plain.losses, rel=1e-2, abs=1e-3)
+        torch.testing.assert_close(fast.key, plain.key)
+
+
+def test_a_model_that_cannot_be_replayed_is_searched_plainly_and_says_so(
+    toy: tuple[Model, list[Fact]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, facts = toy
+    fact = facts[0].replace(new_target=facts[1].target)
+
+    def refuse(*args: Any) -> None:
+        raise CannotReplay("blocks of glass cannot be called again")
+
+    wanted = find_value(model, fact, SITE, Replace(), CONTEXTS, ValueSearch(steps=2, method="plain"))
+    monkeypatch.setattr(edits.values, "Replayed", refuse)
+    with caplog.at_level(logging.WARNING):
+        found = find_value(model, fact, SITE, Replace(), CONTEXTS, ValueSearch(steps=2))
+    assert "blocks of glass cannot be called again; searching by full runs" in caplog.text
+    torch.testing.assert_close(found.shift, wanted.shift)
