@@ -32,6 +32,8 @@ def neuron_bars(attribution: Attribution, ax: Axes | None = None) -> Axes:
         text = " · ".join(_shown(word) for word in words.promotes[:3])
         ax.text(max(score, 0.0) + 0.015 * widest, row, text, va="center", fontsize=6)
     ax.set_xlim(min([0.0, *scores]) * 1.05, max([0.0, *scores]) + 0.75 * widest)  # room for the words
+    if not scores:
+        ax.text(0.5, 0.5, "no neuron was chosen", transform=ax.transAxes, ha="center", va="center", fontsize=7)
     ax.tick_params(labelsize=7, length=2)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
