@@ -122,7 +122,23 @@ class LogitDifference:
         return Readout(1, lambda logits: logits[:, 0, answer] - logits[:, 0, other])
 
 
-METRICS: dict[str, type[Metric]] = {one.name: one for one in (Probability, LogProbability, LogitDifference)}
+@dataclass(frozen=True, kw_only=True)
+class Logit:
+    """Logit of the answer's first token, whatever other answers gain."""
+
+    name: ClassVar[str] = "logit"
+    normalised: ClassVar[bool] = False
+
+    def __str__(self) -> str:
+        return "logit"
+
+    def __call__(self, model: Model, fact: Fact, question: Question) -> Readout:
+        """Reads one token."""
+        answer = question.answer_ids[0]
+        return Readout(1, lambda logits: logits[:, 0, answer])
+
+
+METRICS: dict[str, type[Metric]] = {one.name: one for one in (Probability, LogProbability, LogitDifference, Logit)}
 
 
 def metric_named(name: str) -> Metric:
