@@ -140,7 +140,8 @@ class Replayed:
 
     def _prepared(self, rows: list[int]) -> _Group:
         model, edited = self._model, self._site.layer
-        ids = [self._rows.ids[row] for row in rows]
+        # what comes after the last prediction changes nothing before it
+        ids = [self._rows.ids[row][: max(self._rows.picked[row]) + 1] for row in rows]
         replay = Replay(model, max(ids, key=len))
         subject = torch.tensor([self._rows.subject[row] for row in rows], device=model.device)
         start = int(subject.min())

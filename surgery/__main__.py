@@ -1,4 +1,4 @@
-"""The command line: `surgery demo`, `locate`, `edit`, `remove`, `verify`, `stats`.
+"""The command line: `surgery demo`, `locate`, `show`, `edit`, `remove`, `verify`, `stats`, `selftest`, `bench`.
 
 The one door: this file and `surgery/commands` import all three packages, and nobody imports them.
 
@@ -13,10 +13,12 @@ import sys
 import typer
 
 import surgery
+from surgery.commands.bench import bench, selftest
 from surgery.commands.demo import demo
 from surgery.commands.edit import edit, remove, stats
 from surgery.commands.locate import locate_
 from surgery.commands.options import command
+from surgery.commands.show import show
 from surgery.commands.verify import verify
 from surgery.errors import SurgeryError
 
@@ -28,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for function in (demo, locate_, edit, remove, verify, stats):
+for function in (demo, locate_, show, edit, remove, verify, stats, selftest, bench):
     command(app, function)
 
 
