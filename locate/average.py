@@ -29,7 +29,7 @@ from surgery.errors import SurgeryError
 from surgery.fact import Fact
 from surgery.files import written_whole
 from surgery.model import Model
-from surgery.predict import rate
+from surgery.predict import ROWS, rate
 from surgery.progress import bar
 from surgery.site import KINDS, Kind
 
@@ -79,16 +79,18 @@ def average_trace(
 
 
 def _known(model: Model, facts: Sequence[Fact], limit: int | None) -> tuple[list[Fact], list[tuple[str, int]]]:
+    """Facts whose answer is the likeliest, up to the limit, and the others met on the way with its rank."""
     known: list[Fact] = []
     unknown: list[tuple[str, int]] = []
-    for fact in facts:
-        if limit is not None and len(known) == limit:
-            break
-        rank = rate(model, [(fact.prompt, fact.target)])[0].rank
-        if rank == 1:
-            known.append(fact)
-        else:
-            unknown.append((fact.label, rank))
+    for start in range(0, len(facts), ROWS):
+        part = facts[start : start + ROWS]
+        for fact, answer in zip(part, rate(model, [(fact.prompt, fact.target) for fact in part]), strict=True):
+            if len(known) == limit:
+                return known, unknown
+            if answer.rank == 1:
+                known.append(fact)
+            else:
+                unknown.append((fact.label, answer.rank))
     return known, unknown
 
 

@@ -10,7 +10,7 @@ from surgery.records import FactsFileError, read_facts, write_facts
 from surgery.report import Report
 from surgery.shipped import example_facts, invented_facts
 from surgery.site import KINDS, Neuron, Site
-from surgery.tokens import Span
+from surgery.tokens import Span, as_chat
 from surgery.verification import Thresholds, verify
 
 __version__ = "0.1.0"
@@ -33,6 +33,7 @@ __all__ = [
     "Undo",
     "UnsupportedModel",
     "WrongWeights",
+    "as_chat",
     "example_facts",
     "generate",
     "invented_facts",

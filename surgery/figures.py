@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from surgery.files import writable_folder
@@ -17,6 +18,24 @@ if TYPE_CHECKING:
 def axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
     """The given axes, or those of a new figure of that size in inches."""
     return plt.subplots(figsize=size, dpi=200, layout="constrained")[1] if ax is None else ax
+
+
+def glyphs(text: str) -> str:
+    """A text with the characters that no font of `font.family` has written as their code.
+
+    For other scripts, name a font that has them: `plt.rcParams["font.family"] = ["DejaVu Sans", "Noto Sans CJK JP"]`.
+    """
+    if text.isascii():
+        return text
+    families = [font_manager.FontProperties(family=[name]) for name in plt.rcParams["font.family"]]
+    fonts = [font_manager.get_font(font_manager.findfont(one)) for one in families]
+    known = {one: one.isspace() or any(font.get_char_index(ord(one)) for font in fonts) for one in set(text)}
+    return "".join(one if known[one] else f"[{ord(one):X}]" for one in text)
+
+
+def drawable(text: str) -> str:
+    """`glyphs` of a text, with dollars that start no formula."""
+    return glyphs(text).replace("$", r"\$")
 
 
 def save(ax: Axes, path: str | Path) -> Path:

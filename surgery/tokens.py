@@ -97,7 +97,15 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
         raise SurgeryError(
             f"{type(tokenizer).__name__} gives no character offsets; load the model with its fast tokenizer"
         )
-    out = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
+    # a chat template writes the BOS itself
+    bos = str(tokenizer.bos_token or "")
+    out = tokenizer(
+        text,
+        add_special_tokens=not (bos and text.startswith(bos)),
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        verbose=False,
+    )
     ids, offsets, special = out["input_ids"], out["offset_mapping"], out["special_tokens_mask"]
     stop = len(ids)
     while stop and special[stop - 1] and offsets[stop - 1][0] == offsets[stop - 1][1]:
@@ -154,6 +162,26 @@ def ask_fact(tokenizer: PreTrainedTokenizerBase, fact: Fact, target: str, contex
     question = ask(tokenizer, before + fact.prompt, target)
     start = len(before) + fact.subject_start
     return question, question.span(start, start + len(fact.subject))
+
+
+def as_chat(tokenizer: PreTrainedTokenizerBase, fact: Fact, *, question: str, opening: str = "") -> Fact:
+    """The fact asked in a chat: the user's question, and the beginning of the assistant's turn.
+
+    Args:
+        tokenizer: whose chat template is used.
+        fact: the fact; answers, neighbours and paraphrases stay as they are.
+        question: what the user says, with `{}` in the subject's place, such as `"Where is {}?"`.
+        opening: what the assistant has said already, such as `"It is in the city of"`.
+
+    Raises:
+        FactError: the question has no `{}`, or more than one.
+        SurgeryError: the tokenizer has no chat template.
+    """
+    if tokenizer.chat_template is None:
+        raise SurgeryError(f"{type(tokenizer).__name__} has no chat template; use an instruction-tuned model's")
+    message = [{"role": "user", "content": question}]
+    asked = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    return fact.replace(template=str(asked) + opening)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import Colormap, ListedColormap, Normalize
 
-from surgery.figures import axes
+from surgery.figures import axes, drawable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +38,7 @@ def heat_map(trace: Trace, ax: Axes | None = None) -> Axes:
     ax.set_yticks([i + 0.5 for i in range(len(trace.tokens))])
     marks = ["*" if i in trace.subject else "" for i in range(len(trace.tokens))]
     # $ would start a formula
-    labels = [token.strip().replace("$", r"\$") + mark for token, mark in zip(trace.tokens, marks, strict=True)]
+    labels = [drawable(token.strip()) + mark for token, mark in zip(trace.tokens, marks, strict=True)]
     ax.set_yticklabels(labels, fontsize=min(7, 420 / (len(labels) + 10)))
     ticks = range(0, max(layers - 5, 1), 5)
     ax.set_xticks([layer + 0.5 for layer in ticks], [str(layer) for layer in ticks])
@@ -68,7 +68,7 @@ def _title(trace: Trace) -> str:
 def _unit(trace: Trace) -> str:
     target = trace.fact.target.strip()
     names = {"probability": f"p({target})", "log-probability": f"log p({target})"}
-    return names.get(trace.metric, "norm. logit diff.").replace("$", r"\$")
+    return drawable(names.get(trace.metric, "norm. logit diff."))
 
 
 def _note(trace: Trace) -> str:
@@ -82,7 +82,7 @@ def _note(trace: Trace) -> str:
         f"{trace.corruption}, {trace.samples} sample{'s' if trace.samples > 1 else ''}, "
         f"largest standard error {np.nanmax(trace.errors):.3f}\n{sane}{known}"
     )
-    return text.replace("$", r"\$")
+    return drawable(text)
 
 
 def _colours(kind: str, low: float, top: float) -> Colormap:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from surgery.figures import axes
+from surgery.figures import axes, drawable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +38,7 @@ def neuron_bars(attribution: Attribution, ax: Axes | None = None) -> Axes:
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
     target = _shown(attribution.fact.target)
-    ax.set_title(f"Neurons of the answer {target}: {attribution.method}".replace("$", r"\$"), fontsize=8)
+    ax.set_title(f"Neurons of the answer {target}: {drawable(attribution.method)}", fontsize=8)
     note = str(attribution.ablation).replace("; ", "\n", 1)
     ax.set_xlabel(f"{attribution.unit}; words promoted\n{note}", fontsize=6.5, linespacing=1.4)
     return ax
@@ -49,4 +49,4 @@ def _shown(word: str) -> str:
     text = word.strip() or word.replace(" ", "␣")
     text = text if text.isprintable() else repr(text)[1:-1]
     text = text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 1] + "…"
-    return text.replace("$", r"\$")
+    return drawable(text)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from surgery.errors import SurgeryError
-from surgery.figures import axes
+from surgery.figures import axes, drawable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,7 @@ def screen_map(screen: Screen, ax: Axes | None = None, *, position: int | None =
         shown = screen.by_layer
         ax = axes(ax, (4.4, 1.3 + 0.17 * len(shown)))
         marks = ["*" if i in screen.subject else "" for i in range(len(screen.tokens))]
-        labels = [_plain(token.strip()) + mark for token, mark in zip(screen.tokens, marks, strict=True)]
+        labels = [drawable(token.strip()) + mark for token, mark in zip(screen.tokens, marks, strict=True)]
         ax.set_yticks(range(len(shown)), labels)
         _map(screen, shown, ax)
     else:
@@ -60,16 +60,16 @@ def screen_map(screen: Screen, ax: Axes | None = None, *, position: int | None =
     ax.set_xticks(range(0, screen.scores.shape[1], 5))
     ax.tick_params(labelsize=7, length=2)
     if position is not None:
-        where = f" at {_plain(repr(screen.tokens[position].strip()))}"
+        where = f" at {drawable(repr(screen.tokens[position].strip()))}"
     else:
         where = ", summed over a layer" if screen.scores.ndim == 3 else ""
     ax.set_title(f"Estimated effect of restoring {WHAT[screen.unit]}{where}", fontsize=8)
     (largest,) = screen.top(1)
     ax.set_xlabel(
-        f"layer of {_plain(screen.model)}; {screen.method}\n"
+        f"layer of {drawable(screen.model)}; {screen.method}\n"
         f"{screen.metric.name}: clean {screen.clean:.3g}, corrupted {screen.corrupted:.3g}; "
         f"largest of all {largest} {screen.score(largest):+.2g}\n"
-        f"{_plain(str(screen.corruption))}; samples: {screen.samples}",
+        f"{drawable(str(screen.corruption))}; samples: {screen.samples}",
         fontsize=6.5,
         linespacing=1.4,
     )
@@ -113,7 +113,7 @@ def _dots(screen: Screen, scores: Float[np.ndarray, "layers units"], ax: Axes) -
 
 
 def _change(screen: Screen) -> str:
-    return f"change of {screen.metric.name} of {_plain(screen.fact.target.strip())}"
+    return f"change of {screen.metric.name} of {drawable(screen.fact.target.strip())}"
 
 
 def estimates(verified: Verified, ax: Axes | None = None) -> Axes:
@@ -129,10 +129,6 @@ def estimates(verified: Verified, ax: Axes | None = None) -> Axes:
     ax.tick_params(labelsize=7, length=2)
     ax.set_xlabel(f"estimated change of {screen.metric.name}\n{screen.method}", fontsize=7)
     ax.set_ylabel("exact change, one unit restored at a time", fontsize=7)
-    ax.set_title(f"{len(verified.units)} {WHAT[screen.unit]} of {_plain(screen.model)}", fontsize=8)
+    ax.set_title(f"{len(verified.units)} {WHAT[screen.unit]} of {drawable(screen.model)}", fontsize=8)
     return ax
 
-
-def _plain(text: str) -> str:
-    """Text whose dollars start no formula."""
-    return text.replace("$", r"\$")

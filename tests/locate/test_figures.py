@@ -91,6 +91,15 @@ def test_any_token_text_can_be_drawn(traced: Trace, text: str) -> None:
     assert all(label.startswith(text.replace("$", r"\$")) for label in labels(ax))
 
 
+def test_characters_without_a_glyph_are_written_as_their_code(traced: Trace) -> None:
+    texts = ("法", "é", *traced.tokens[2:])
+    foreign = dataclasses.replace(traced, tokens=texts)
+    ax = foreign.plot()
+    ax.figure.canvas.draw()
+    assert labels(ax)[0].startswith("[6CD5]")
+    assert labels(ax)[1].startswith("é")
+
+
 def test_given_axes_are_used_and_no_other_figure_is_made(traced: Trace) -> None:
     figure, ax = plt.subplots()
     assert traced.plot(ax) is ax
