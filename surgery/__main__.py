@@ -1,4 +1,4 @@
-"""The command line: `surgery demo`, `locate`, `show`, `edit`, `remove`, `verify`, `stats`, `selftest`, `bench`.
+"""The command line: `surgery demo`, `locate`, `show`, `sweep`, `edit`, `remove`, `verify`, `stats`, `selftest`, `bench`.
 
 The one door: this file and `surgery/commands` import all three packages, and nobody imports them.
 
@@ -19,6 +19,7 @@ from surgery.commands.edit import edit, remove, stats
 from surgery.commands.locate import locate_
 from surgery.commands.options import command
 from surgery.commands.show import show
+from surgery.commands.sweep import sweep
 from surgery.commands.verify import verify
 from surgery.errors import SurgeryError
 
@@ -30,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for function in (demo, locate_, show, edit, remove, verify, stats, selftest, bench):
+for function in (demo, locate_, show, sweep, edit, remove, verify, stats, selftest, bench):
     command(app, function)
 
 
