@@ -64,10 +64,11 @@ def given(tmp_path_factory: pytest.TempPathFactory, facts: list[Fact], model: Mo
     no_slot = {**json.loads(good), "template": "lives in the city of"}
     Path(folder["no slot.jsonl"]).write_text(json.dumps(no_slot))
     Path(folder["empty target.jsonl"]).write_text(json.dumps({**json.loads(good), "target": " "}))
-    module = model.anatomy.layers[0].mlp
-    delta = Delta(module, torch.ones(model.anatomy.d_model, 1), torch.ones(model.anatomy.d_ff, 1))
-    edit = Edit((delta,), model.fingerprint, "by hand", "removed", (fact.replace(target=other),))
+    module = model.anatomy.layers[-1].mlp
+    delta = Delta(module, 10 * torch.ones(model.anatomy.d_model, 1), torch.ones(model.anatomy.d_ff, 1))
+    edit = Edit((delta,), model.fingerprint, "by hand", "removed", (fact,))
     edit.save(folder["crude.edit"])
+    dataclasses.replace(edit, facts=(fact.replace(target=other),)).save(folder["crude and never known.edit"])
     dataclasses.replace(edit, base="0" * 64).save(folder["other weights.edit"])
     Path(folder["cut off.edit"]).write_bytes(Path(folder["crude.edit"]).read_bytes()[:-100])
     Path(folder["a file"]).write_text("")
@@ -198,6 +199,7 @@ def test_removing_what_was_never_known_exits_with_12_and_says_so(
         (("--facts", "already.jsonl"), 0),
         (("--facts", "rewrite.jsonl"), 10),
         (("--edit", "crude.edit"), 11),
+        (("--edit", "crude and never known.edit"), 12),
     ],
     ids=str,
 )

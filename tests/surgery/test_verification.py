@@ -164,6 +164,20 @@ def test_the_gravest_verdict_is_the_exit_code() -> None:
         assert exit_code([one for one, _ in order[:i:-1]] + [verdict], fine) == expected
 
 
+def test_damage_outweighs_what_was_never_known_unless_nothing_was_known() -> None:
+    never, good = removed(GONE, GONE, was=UNKNOWN), removed(GONE, GONE)
+    shifted = [row("neighbour", KNOWN, GONE)]
+    never_and_moved, damage = (removed(GONE, GONE, was=was, neighbours=shifted) for was in (UNKNOWN, KNOWN))
+    fine, drifted = (judge_drift(Drift(nats, 0.0, 0.1, 3, 50), LINES) for nats in (0.001, 0.5))
+    for drift_claim in (fine, drifted):
+        assert exit_code([never, never], drift_claim) == 12
+        assert exit_code([never_and_moved], drift_claim) == 12
+        assert exit_code([never, damage], drift_claim) == 11
+    assert exit_code([never, good], fine) == 12
+    assert exit_code([never, good], drifted) == 11
+    assert exit_code([never, removed(GONE)], drifted) == 11
+
+
 def test_thresholds_move_the_lines() -> None:
     rows = [row("prompt", KNOWN, Rating(0.3, 2)), row("paraphrase", KNOWN, GONE)]
     assert judge("it", rows, "removed", LINES)["removed"].outcome == "fails"
