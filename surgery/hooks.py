@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, cast
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -46,7 +47,7 @@ def hidden(output: Any, batch: int) -> Float[Tensor, "batch width features"]:
     OPT puts all rows of a batch into one before its mlp; they are taken apart again.
     """
     first = _first(output)
-    return first.unflatten(0, (batch, -1)) if first.ndim == 2 else first
+    return rearrange(first, "(batch width) features -> batch width features", batch=batch) if first.ndim == 2 else first
 
 
 def _first(output: Any) -> Tensor:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,11 +54,18 @@ class FactsFileError(SurgeryError):
         self.problems = tuple(problems)
 
 
-class _Record(BaseModel):
+class _Record(BaseModel, ABC):
+    """One record of a layout, its fields checked, others ignored."""
+
     model_config = ConfigDict(strict=True)
 
+    @abstractmethod
     def facts(self) -> list[Fact]:
-        raise NotImplementedError
+        """The facts it holds.
+
+        Raises:
+            FactError: a field has the right type, but makes no fact.
+        """
 
 
 class _NeighbourRecord(BaseModel):
@@ -77,6 +85,7 @@ class _Own(_Record):
     id: str | None = None
 
     def facts(self) -> list[Fact]:
+        """One fact, field for field."""
         return [Fact.from_record(self.model_dump())]
 
 
@@ -98,6 +107,7 @@ class _CounterFact(_Record):
     neighborhood_prompts: list[str]
 
     def facts(self) -> list[Fact]:
+        """One rewrite; the neighbours' answer is the true one, as CounterFact chose them."""
         asked = self.requested_rewrite
         return [
             Fact(
@@ -120,7 +130,7 @@ class _Known(_Record):
     prompt: str
 
     def facts(self) -> list[Fact]:
-        # the template is cut shorter than the prompt, but says where the subject stands
+        """One fact of the whole prompt; the template is cut shorter, but says where the subject stands."""
         start = self.template.partition(SLOT)[0]
         at = len(start) if self.prompt.startswith(start + self.subject) else self.prompt.find(self.subject)
         if at < 0:
@@ -141,6 +151,7 @@ class _Relation(_Record):
     samples: list[_Sample]
 
     def facts(self) -> list[Fact]:
+        """A fact a sample: the first template asks, the others are its paraphrases, other samples its neighbours."""
         if not self.prompt_templates:
             raise FactError("prompt_templates", "is empty; give at least one")
         templates = list(dict.fromkeys([*self.prompt_templates, *self.prompt_templates_zs]))
@@ -154,6 +165,7 @@ class _Tofu(_Record):
     paraphrased_question: str | None = None
 
     def facts(self) -> list[Fact]:
+        """One fact, the question as its template, whose subject is the name that question and answer share."""
         subject = _shared_name(self.question, self.answer)
         at = self.question.index(subject)
         template = self.question[:at] + SLOT + self.question[at + len(subject) :]
@@ -225,13 +237,9 @@ def write_facts(path: str | Path, facts: Iterable[Fact]) -> Path:
 
 
 def _parsed(text: str) -> tuple[list[tuple[str, Any]], list[Problem]]:
-    """Records with their places, of one JSON value or of JSON lines."""
-    try:
-        whole = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
-        pass
-    else:
-        return [(f"record {i}", one) for i, one in enumerate(whole if isinstance(whole, list) else [whole], 1)], []
+    """Records with their places, of one JSON value or of JSON lines, and the lines that are not JSON."""
+    if (whole := _one_value(text)) is not None:
+        return [(f"record {i}", one) for i, one in enumerate(whole, 1)], []
     records: list[tuple[str, Any]] = []
     problems: list[Problem] = []
     # only newlines end a line: U+2028 and the like may stand inside a string
@@ -243,6 +251,15 @@ def _parsed(text: str) -> tuple[list[tuple[str, Any]], list[Problem]]:
                 said = error.msg if isinstance(error, json.JSONDecodeError) else "is nested too deeply"
                 problems.append(Problem(f"line {number}", "JSON", f"expected one object: {said}"))
     return records, problems
+
+
+def _one_value(text: str) -> list[Any] | None:
+    """The records of a text that is one JSON value, a list or a single record; None where it is not."""
+    try:
+        whole = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    return whole if isinstance(whole, list) else [whole]
 
 
 def _layout(records: list[Any]) -> type[_Record]:

@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from tiny import ARCHITECTURES, VARIANTS, tiny_tokenizer
+from tiny import ARCHITECTURES, VARIANTS, tiny_model, tiny_tokenizer
 from toy import trained_toy
 
 from surgery import Fact, Model, Neighbour, load
@@ -39,6 +39,12 @@ def tiny(request: pytest.FixtureRequest) -> Model:
     """A tiny random model of each supported architecture."""
     build = {**ARCHITECTURES, **VARIANTS}[request.param]
     return load((build(), tiny_tokenizer()))
+
+
+@pytest.fixture(scope="session")
+def gpt2() -> Model:
+    """The tiny one of GPT-2's architecture, where the architecture does not matter."""
+    return load((tiny_model("gpt2"), tiny_tokenizer()))
 
 
 @pytest.fixture(scope="session")

@@ -79,9 +79,15 @@ def judge_drift(drift: Drift | None, lines: Thresholds) -> Claim:
 
 
 def exit_code(verdicts: Sequence[Verdict], drift: Claim) -> int:
-    """The gravest finding over all facts, as an exit code."""
+    """The gravest finding over all facts and the whole model, as an exit code.
+
+    1. 12 where the model knew none of the facts: there was nothing to change, whatever else the edit did.
+    2. 10 where a fact is still there: the job is not done.
+    3. 11 where a fact's neighbours or the model as a whole were moved too far.
+    4. 12 where some facts, not all, were never known; 13 where one is inconclusive; 0 where every claim holds.
+    """
     found = {verdict.overall for verdict in verdicts}
-    if drift.outcome == "fails":
+    if drift.outcome == "fails" and found != {"never known"}:
         found.add("collateral damage")
     gravest = ("still there", "collateral damage", "never known", "inconclusive", "holds")
     return EXIT_CODES[next(one for one in gravest if one in found)]

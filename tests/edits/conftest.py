@@ -7,10 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tiny import tiny_model, tiny_tokenizer
 
 from edits import METHODS, Method, Statistics, ValueSearch, fit_statistics
-from surgery import Model, load
+from surgery import Fact, Model
 
 SENTENCES = (
     "The old tower stands in the town of Paris, and the river runs by the house of the teacher.",
@@ -27,8 +26,8 @@ def tiny_statistics(tiny: Model) -> Statistics:
 
 
 @pytest.fixture(scope="session")
-def gpt2() -> Model:
-    return load((tiny_model("gpt2"), tiny_tokenizer()))
+def other_fact(tiny_fact: Fact) -> Fact:
+    return tiny_fact.replace(subject="The river", new_target="Berlin")
 
 
 @pytest.fixture(scope="session")

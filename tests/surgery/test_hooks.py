@@ -183,11 +183,16 @@ def test_stop_is_quiet_only_about_its_own_end(hf: PreTrainedModel) -> None:
 
 
 def test_a_body_that_catches_exceptions_does_not_keep_the_stop(hf: PreTrainedModel) -> None:
-    with Trace(hf, MLP, stop=True):
+    caught, went_on = [], []
+    with Trace(hf, MLP, stop=True) as trace:
         try:
             hf(IDS)
-        except Exception:
-            pytest.fail("the stop was taken for an error")
+        except Exception as error:
+            caught.append(error)
+        went_on.append(True)
+    assert caught == went_on == []
+    assert trace.output.shape == (1, 5, 32)
+    assert hooked(hf) == []
 
 
 def test_a_module_can_be_given_as_itself(hf: PreTrainedModel) -> None:

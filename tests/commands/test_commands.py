@@ -1,0 +1,149 @@
+"""The command line: what it writes and prints, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import Folder, Surgery, printed
+
+from edits import Statistics
+from surgery import Edit, Fact, Model, write_facts
+
+
+def test_locate_writes_figures_and_numbers(
+    surgery: Surgery, given: Folder, facts: list[Fact], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = surgery(
+        "locate", "--model", given["model"], "--facts", given["known.jsonl"], "--samples", "2", "--window", "1",
+        "--out", "traces", "--json",
+    )  # fmt: skip
+    assert code == 0
+    record, err = printed(capsys)
+    assert not err
+    assert sorted(path.name for path in Path("traces").iterdir()) == [
+        "attention.png", "mlp.png", "state.png", "traces.json",
+    ]  # fmt: skip
+    written = json.loads(Path("traces/traces.json").read_text())
+    assert written == record["traces"]
+    assert [one["kind"] for one in written] == ["state", "mlp", "attention"]
+    for one in written:
+        assert Fact.from_record(one["fact"]) == facts[27]
+        assert one["samples"] == 2
+        assert Path(one["figure"]).stat().st_size > 1000
+
+
+def test_locate_takes_a_fact_inline_and_numbers_several(
+    surgery: Surgery, given: Folder, facts: list[Fact], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fact = facts[0]
+    inline = ("--subject", fact.subject, "--template", fact.template, "--target", fact.target)
+    common = ("--model", given["model"], "--kind", "mlp", "--samples", "1", "--format", "svg")
+    assert surgery("locate", *common, *inline, "--out", "one") == 0
+    assert sorted(path.name for path in Path("one").iterdir()) == ["mlp.svg", "traces.json"]
+    assert "clean" in capsys.readouterr().out
+    write_facts("three.jsonl", facts[:3])
+    assert surgery("locate", *common, "--facts", "three.jsonl", "--limit", "2", "--out", "two", "--quiet") == 0
+    assert sorted(path.name for path in Path("two").iterdir()) == ["001-mlp.svg", "002-mlp.svg", "traces.json"]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_edit_writes_an_edit_that_fits_the_model(
+    surgery: Surgery, given: Folder, model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = Path(given["model"], "model.safetensors").read_bytes()
+    arguments = ("edit", "--model", given["model"], "--facts", given["rewrite.jsonl"])
+    assert surgery(*arguments, "--corpus", given["corpus.txt"], "--out", "new/edit", "--json") == 0
+    record, err = printed(capsys)
+    assert not err
+    edit = Edit.load("new/edit")
+    assert (edit.claim, edit.method, edit.base) == ("rewritten", "rank-one", model.fingerprint)
+    assert record == {"edit": "new/edit", **edit.summary()}
+    assert Path(given["model"], "model.safetensors").read_bytes() == before
+    # the statistics are kept, so that no text is needed the second time, and the same seed gives the same edit
+    assert surgery(*arguments, "--out", "again", "--quiet") == 0
+    assert capsys.readouterr() == ("", "")
+    cosine = torch.cosine_similarity(
+        edit.deltas[0].dense().flatten(), Edit.load("again").deltas[0].dense().flatten(), 0
+    )
+    assert cosine > 0.999
+    assert surgery(*arguments, "--seed", "2", "--layer", "0", "--out", "third") == 0
+    out = capsys.readouterr().out
+    assert "rank" in out
+    assert "third" in out
+
+
+def test_remove_writes_edit_and_report_and_exits_as_it_says(
+    surgery: Surgery, given: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = surgery(
+        "remove", "--model", given["model"], "--facts", given["rewrite.jsonl"], "--corpus", given["corpus.txt"],
+        "--out", "edit", "--report", "report", "--json",
+    )  # fmt: skip
+    record, err = printed(capsys)
+    assert not err
+    assert Edit.load("edit").claim == record["claim"] == "removed"
+    written = json.loads(Path("report/report.json").read_text())
+    assert code == written["exit_code"] == record["exit_code"]
+    assert code in (0, 10, 11)
+    assert "<html" in Path("report/report.html").read_text()
+
+
+def test_removing_what_was_never_known_exits_with_12_and_says_so(
+    surgery: Surgery, given: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ("--model", given["model"], "--facts", given["never.jsonl"], "--corpus", given["corpus.txt"])
+    assert surgery("remove", *common, "--out", "edit", "--report", "report", "--objective", "suppress") == 12
+    out = capsys.readouterr().out
+    assert "the model never knew it" in out
+    assert "neighbour" in out
+    assert "[dim]" not in out  # styles are shown, not spelt out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("--facts", "known.jsonl"), 10),
+        (("--facts", "known.jsonl", "--claim", "removed"), 10),
+        (("--facts", "already.jsonl"), 0),
+        (("--facts", "rewrite.jsonl"), 10),
+        (("--edit", "crude.edit"), 11),
+        (("--edit", "crude and never known.edit"), 12),
+    ],
+    ids=str,
+)
+def test_verify_exits_with_its_finding(
+    surgery: Surgery, given: Folder, arguments: tuple[str, ...], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = [given[one] if (given.path / one).exists() else one for one in arguments]
+    assert surgery("verify", "--model", given["model"], *named, "--report", "report", "--json") == code
+    record, err = printed(capsys)
+    assert not err
+    assert record["exit_code"] == code
+    assert json.loads(Path("report/report.json").read_text()) == record
+
+
+def test_stats_writes_statistics_that_later_edits_find(
+    surgery: Surgery, given: Folder, model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ("--model", given["model"])
+    arguments = ("stats", *common, "--corpus", given["corpus.txt"], "--rank", "8", "--out", "statistics")
+    assert surgery(*arguments, "--layers", "0-1,3", "--json") == 0
+    record, err = printed(capsys)
+    assert not err
+    assert record["layers"] == [0, 1, 3]
+    found = Statistics.load("statistics")
+    assert list(found.layers) == [0, 1, 3]
+    assert found.fingerprints == (model.fingerprint,)
+    assert found.tokens == record["tokens"] > 1000
+    edited = surgery("edit", *common, "--facts", given["rewrite.jsonl"], "--layer", "1", "--out", "edit", "--quiet")
+    assert edited == 0
+
+
+def test_help_is_given_without_a_command(surgery: Surgery, capsys: pytest.CaptureFixture[str]) -> None:
+    assert surgery("--help") == 0
+    out = capsys.readouterr().out
+    for command in ("demo", "locate", "edit", "remove", "verify", "stats"):
+        assert command in out

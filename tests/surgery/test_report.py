@@ -1,0 +1,108 @@
+"""Reports: their record, page, table and scores, also of facts with hostile text."""
+
+from __future__ import annotations
+
+import html.parser
+import io
+import json
+from pathlib import Path
+
+import pytest
+from by_hand import Toy, toy_edit
+from rich.console import Console
+
+from surgery import Report, SurgeryError, verify
+from surgery.predict import rate
+
+HOSTILE = "<script>alert('x')</script> {{ 7 * 7 }} {% raw %} \u2028 & \"quotes\" [bold]"
+
+
+@pytest.fixture(scope="module")
+def hostile(toy: Toy) -> Report:
+    fact = toy[1][0]
+    evil = fact.replace(id=HOSTILE, paraphrases=(*fact.paraphrases, HOSTILE + " lives in"))
+    return verify(toy[0], toy_edit(toy, size=0.01, facts=(evil,), settings={"objective": HOSTILE, "site": "L3.mlp"}))
+
+
+def test_a_saved_report_is_json_with_everything(hostile: Report, tmp_path: Path) -> None:
+    assert hostile.save(tmp_path / "deep" / "report") == tmp_path / "deep" / "report"
+    record = json.loads((tmp_path / "deep" / "report" / "report.json").read_text(encoding="utf-8"))
+    assert record == json.loads(json.dumps(hostile.as_record()))
+    assert record["exit_code"] == 10
+    assert record["verdicts"][0]["fact"] == HOSTILE
+    assert record["verdicts"][0]["claims"][1]["outcome"] == "fails"
+    assert len(record["probes"]) == len(hostile.rows)
+    assert record["probes"][0]["before"]["target"]["probability"] == hostile.rows[0][1].target.probability  # type: ignore[union-attr]
+    assert record["thresholds"]["removed_rank"] == 10
+    assert record["edit"]["settings"]["objective"] == HOSTILE
+    assert sorted(path.name for path in (tmp_path / "deep" / "report").iterdir()) == ["report.html", "report.json"]
+
+
+class Seen(html.parser.HTMLParser):
+    """Tags, attributes and text of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [name for name, _ in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_escapes_what_it_shows_and_loads_nothing(hostile: Report, tmp_path: Path) -> None:
+    page = (hostile.save(tmp_path) / "report.html").read_text(encoding="utf-8")
+    seen = Seen()
+    seen.feed(page)
+    assert seen.text.count(HOSTILE) >= 3
+    assert "&lt;script&gt;" in page
+    assert not {"script", "link", "img", "iframe", "bold"} & set(seen.tags)
+    assert not {"src", "href", "onload"} & set(seen.attributes)
+    assert "http" not in page
+    assert "url(" not in page
+    assert "the fact is still there" in seen.text
+
+
+def test_an_edit_with_no_settings_has_a_page_too(toy: Toy, tmp_path: Path) -> None:
+    page = (verify(toy[0], toy_edit(toy, size=0.01), texts=["The", "They"]).save(tmp_path) / "report.html").read_text()
+    assert "random" in page
+    assert "<!doctype html>" in page
+
+
+def test_a_report_without_an_edit_has_a_page_too(toy: Toy, tmp_path: Path) -> None:
+    page = (verify(toy[0], None, toy[1][0]).save(tmp_path) / "report.html").read_text(encoding="utf-8")
+    assert "judged as it is, without an edit" in page
+
+
+def test_a_folder_that_cannot_be_written_is_refused(hostile: Report, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SurgeryError, match="cannot write to the folder"):
+        hostile.save(tmp_path / "file")
+
+
+def test_the_table_shows_prompts_as_they_are(hostile: Report) -> None:
+    console = Console(width=300, record=True, file=io.StringIO())
+    console.print(hostile.table())
+    text = console.export_text()
+    assert "alert('x')" in text
+    assert "[bold]" in text
+    console.print(hostile.table(most=1))
+    assert f"{len(hostile.rows) - 1} more prompts in the report" in " ".join(console.export_text().split())
+
+
+def test_scores_are_means_over_what_judges(toy: Toy) -> None:
+    fact = toy[1][0]
+    seen = fact.paraphrases[0]
+    report = verify(toy[0], toy_edit(toy, size=1e-4, prompts=(fact.prompt, seen)), texts=["The", "They"])
+    scores = report.scores
+    assert {name: one["cases"] for name, one in scores.items()} == {"prompt": 1, "paraphrase": 1, "neighbour": 8}
+    expected = [one.probability for one in rate(toy[0], [(each.prompt, each.target) for each in fact.neighbours])]
+    assert scores["neighbour"]["before"] == pytest.approx(sum(expected) / 8, rel=1e-3)
+    assert scores["prompt"]["before"] == pytest.approx(
+        rate(toy[0], [(fact.prompt, fact.target)])[0].probability, rel=1e-3
+    )

@@ -1,0 +1,176 @@
+"""The truth table of verdicts, by hand, and their exit codes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from surgery import Thresholds
+from surgery.verification import Drift, Probe, Rating
+from surgery.verification.probes import Measured
+from surgery.verification.verdicts import Row, Verdict, exit_code, judge, judge_drift
+
+LINES = Thresholds()
+KNOWN, GONE, UNKNOWN = Rating(0.9, 1), Rating(0.001, 50), Rating(0.001, 300)
+NO_DRIFT = Drift(0.001, 0.0, 0.0, 1, 100)
+
+
+def row(role: Any, was: Rating | None, now: Rating, new: Rating | None = None, *, held_out: bool = True) -> Row:
+    probe = Probe(0, role, f"{role} of it", "old", "new" if new else None, held_out)
+    before = Measured(was, GONE if new else None, "says") if was else None
+    return probe, before, Measured(now, new, "says")
+
+
+def removed(
+    *now: Rating, was: Rating | None = KNOWN, held_out: bool = True, neighbours: list[Row] | None = None
+) -> Verdict:
+    rows = [
+        row("prompt", was, now[0], held_out=False),
+        *(row("paraphrase", was, one, held_out=held_out) for one in now[1:]),
+    ]
+    return judge("it", rows + (neighbours or []), "removed", LINES)
+
+
+def rewritten(*now: tuple[Rating, Rating], held_out: bool = True) -> Verdict:
+    rows = [row("prompt", KNOWN, *now[0], held_out=False)]
+    rows += [row("paraphrase", KNOWN, *one, held_out=held_out) for one in now[1:]]
+    return judge("it", rows, "rewritten", LINES)
+
+
+def code(verdict: Verdict, moved: Drift | None = NO_DRIFT) -> int:
+    return exit_code([verdict], judge_drift(moved, LINES))
+
+
+@pytest.mark.parametrize(
+    ("now", "options", "outcome", "expected"),
+    [
+        ((GONE, GONE, GONE), {}, "holds", 0),
+        ((Rating(0.01, 11), Rating(0.01, 11)), {}, "holds", 0),  # on the line
+        ((Rating(0.011, 11), GONE), {}, "fails", 10),
+        ((Rating(0.001, 10), GONE), {}, "fails", 10),
+        ((GONE, Rating(0.001, 3)), {}, "fails", 10),
+        ((GONE, GONE, KNOWN), {}, "fails", 10),
+        ((KNOWN, GONE), {}, "fails", 10),
+        ((GONE,), {}, "inconclusive", 13),
+        ((GONE, KNOWN), {"held_out": False}, "inconclusive", 13),  # what the edit saw proves nothing
+        ((KNOWN,), {}, "fails", 10),
+        ((UNKNOWN, UNKNOWN), {"was": UNKNOWN}, "holds", 12),
+        ((KNOWN, KNOWN), {"was": UNKNOWN}, "fails", 12),
+        ((GONE, GONE), {"was": None}, "holds", 0),
+        ((GONE, GONE), {"was": Rating(0.05, 5)}, "holds", 13),  # half known
+    ],
+)
+def test_removed(now: tuple[Rating, ...], options: dict[str, Any], outcome: str, expected: int) -> None:
+    verdict = removed(*now, **options)
+    assert verdict["removed"].outcome == outcome
+    assert code(verdict) == expected
+
+
+@pytest.mark.parametrize(
+    ("was", "outcome"),
+    [
+        (Rating(0.9, 1), "holds"),
+        (Rating(0.01, 1), "holds"),
+        (Rating(0.1, 4), "holds"),
+        (Rating(0.099, 4), "inconclusive"),
+        (Rating(0.02, 10), "inconclusive"),
+        (Rating(0.099, 11), "fails"),
+        (Rating(0.019, 2), "fails"),
+        (None, "not applicable"),
+    ],
+)
+def test_known(was: Rating | None, outcome: str) -> None:
+    assert removed(GONE, GONE, was=was)["known"].outcome == outcome
+
+
+def test_one_phrasing_that_knows_is_enough() -> None:
+    rows = [row("prompt", UNKNOWN, GONE), row("paraphrase", KNOWN, GONE), row("neighbour", KNOWN, KNOWN)]
+    assert judge("it", rows, "removed", LINES)["known"].outcome == "holds"
+    rows[1] = row("paraphrase", UNKNOWN, GONE)
+    verdict = judge("it", rows, "removed", LINES)
+    assert (verdict["known"].outcome, verdict.overall) == ("fails", "never known")
+
+
+BETTER, WORSE, SECOND = (GONE, Rating(0.8, 1)), (Rating(0.5, 1), Rating(0.4, 2)), (Rating(0.1, 3), Rating(0.3, 2))
+
+
+@pytest.mark.parametrize(
+    ("now", "held_out", "outcome", "expected"),
+    [
+        ((BETTER, BETTER, BETTER), True, "holds", 0),
+        ((BETTER, SECOND), True, "holds", 0),  # a paraphrase need only prefer it
+        ((SECOND, BETTER), True, "fails", 10),  # the prompt itself has to say it
+        ((WORSE, BETTER, BETTER), True, "fails", 10),
+        ((BETTER, WORSE), True, "fails", 10),
+        ((BETTER, BETTER, WORSE), True, "inconclusive", 13),
+        ((BETTER,), True, "inconclusive", 13),
+        ((BETTER, WORSE), False, "inconclusive", 13),
+        ((WORSE,), True, "fails", 10),
+    ],
+)
+def test_rewritten(now: tuple[tuple[Rating, Rating], ...], held_out: bool, outcome: str, expected: int) -> None:
+    verdict = rewritten(*now, held_out=held_out)
+    assert verdict["rewritten"].outcome == outcome
+    assert verdict["known"].outcome == "not applicable"
+    assert code(verdict) == expected
+
+
+@pytest.mark.parametrize(
+    ("shifts", "outcome", "expected"),
+    [
+        ([], "not applicable", 0),
+        ([0.0, 0.049, -0.049], "holds", 0),
+        ([0.06], "fails", 11),
+        ([-0.06], "fails", 11),
+        ([0.3] + [0.0] * 9, "holds", 0),  # one in ten may move
+        ([0.3, -0.3] + [0.0] * 9, "fails", 11),
+    ],
+)
+def test_neighbours(shifts: list[float], outcome: str, expected: int) -> None:
+    rows = [row("neighbour", Rating(0.5, 1), Rating(0.5 + shift, 1)) for shift in shifts]
+    verdict = removed(GONE, GONE, neighbours=rows)
+    assert (verdict["neighbours"].outcome, verdict["neighbours"].cases) == (outcome, len(shifts))
+    assert code(verdict) == expected
+    assert removed(KNOWN, GONE, neighbours=rows).overall == "still there"
+
+
+@pytest.mark.parametrize(("nats", "outcome", "expected"), [(0.01, "holds", 0), (0.011, "fails", 11)])
+def test_drift_is_judged_for_the_whole_model(nats: float, outcome: str, expected: int) -> None:
+    moved = Drift(nats, 0.0, 0.1, 3, 50)
+    assert (judge_drift(moved, LINES).outcome, judge_drift(moved, LINES).cases) == (outcome, 50)
+    assert code(removed(GONE, GONE), moved) == expected
+    assert code(removed(KNOWN, GONE), moved) == 10
+    assert judge_drift(None, LINES).outcome == "not applicable"
+
+
+def test_the_gravest_verdict_is_the_exit_code() -> None:
+    good, unclear = removed(GONE, GONE), removed(GONE)
+    never, still = removed(GONE, GONE, was=UNKNOWN), removed(KNOWN, GONE)
+    damage = removed(GONE, GONE, neighbours=[row("neighbour", KNOWN, GONE)])
+    fine = judge_drift(NO_DRIFT, LINES)
+    order = [(still, 10), (damage, 11), (never, 12), (unclear, 13), (good, 0)]
+    for i, (verdict, expected) in enumerate(order):
+        assert exit_code([one for one, _ in order[:i:-1]] + [verdict], fine) == expected
+
+
+def test_damage_outweighs_what_was_never_known_unless_nothing_was_known() -> None:
+    never, good = removed(GONE, GONE, was=UNKNOWN), removed(GONE, GONE)
+    shifted = [row("neighbour", KNOWN, GONE)]
+    never_and_moved, damage = (removed(GONE, GONE, was=was, neighbours=shifted) for was in (UNKNOWN, KNOWN))
+    fine, drifted = (judge_drift(Drift(nats, 0.0, 0.1, 3, 50), LINES) for nats in (0.001, 0.5))
+    for drift_claim in (fine, drifted):
+        assert exit_code([never, never], drift_claim) == 12
+        assert exit_code([never_and_moved], drift_claim) == 12
+        assert exit_code([never, damage], drift_claim) == 11
+    assert exit_code([never, good], fine) == 12
+    assert exit_code([never, good], drifted) == 11
+    assert exit_code([never, removed(GONE)], drifted) == 11
+
+
+def test_thresholds_move_the_lines() -> None:
+    rows = [row("prompt", KNOWN, Rating(0.3, 2)), row("paraphrase", KNOWN, GONE)]
+    assert judge("it", rows, "removed", LINES)["removed"].outcome == "fails"
+    assert (
+        judge("it", rows, "removed", Thresholds(removed_probability=0.3, removed_rank=1))["removed"].outcome == "holds"
+    )
