@@ -105,7 +105,7 @@ def causal_traces(
     Raises:
         SurgeryError: an option is out of range, or prompt and subject cannot be tokenised.
     """
-    _check(kinds, window, samples, direction, severed, positions, method, tokens)
+    check_options(kinds, window, samples, direction, severed, positions, method, tokens)
     started = time.perf_counter()
     if dtype is not None:
         model = model.astype(dtype)
@@ -162,16 +162,21 @@ def causal_traces(
     return tuple(traces)
 
 
-def _check(
+def check_options(
     kinds: Sequence[str],
     window: int,
     samples: int,
     direction: str,
     severed: str | None,
-    positions: str,
-    method: str,
-    tokens: int | None,
+    positions: str = "all",
+    method: str = "fast",
+    tokens: int | None = None,
 ) -> None:
+    """Whether a trace can be asked for like this, to be known before a model is loaded.
+
+    Raises:
+        SurgeryError: an option is out of range.
+    """
     for kind in kinds:
         if kind not in KINDS:
             raise SurgeryError(f"there is no kind {kind!r} to patch; choose one of {', '.join(KINDS)}")

@@ -1,4 +1,4 @@
-"""The command line: `surgery demo`, `locate`, `show`, `sweep`, `edit`, `remove`, `verify`, `stats`, `selftest`, `bench`.
+"""The command line: `surgery demo`, `locate`, `show`, `sweep`, `edit`, `remove`, `verify`, `stats` and more.
 
 The one door: this file and `surgery/commands` import all three packages, and nobody imports them.
 

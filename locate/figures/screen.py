@@ -131,4 +131,3 @@ def estimates(verified: Verified, ax: Axes | None = None) -> Axes:
     ax.set_ylabel("exact change, one unit restored at a time", fontsize=7)
     ax.set_title(f"{len(verified.units)} {WHAT[screen.unit]} of {drawable(screen.model)}", fontsize=8)
     return ax
-

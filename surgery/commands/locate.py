@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import locate
+from locate.causal import check_options
 from locate.corrupt import corruption_named
 from locate.figures import effect_lines, panels, role_map
 from locate.metrics import metric_named
@@ -69,6 +70,7 @@ def locate_(
         "method": "plain" if plain else "fast",
         "seed": run.seed,
     }
+    check_options(options["kinds"], window, samples, direction, severed)
     check_writable(out)
     if average:
         _average(run, chosen, out, limit, format, options)

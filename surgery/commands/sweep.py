@@ -19,7 +19,7 @@ def sweep(
     run: Run,
     out: OutFolder,
     facts: MaybeFacts = None,
-    layers: Annotated[str | None, typer.Option(help="Layers, such as 4-8 or 4,6; default: all with statistics.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Layers, such as 4-8; default: all with statistics.")] = None,
     limit: Annotated[int | None, typer.Option(help="Edit only the first so many facts.")] = None,
     trace: Annotated[bool, typer.Option("--trace", help="Also trace the facts, to compare.")] = False,
     corpus: Corpus = None,
