@@ -22,6 +22,7 @@ from surgery.shipped import relations
 
 
 def main() -> None:
+    """Load the default model and print a table each for tracing, rewriting and removing."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--facts", type=int, default=10, help="how many facts, of as many relations as there are")
     options.add_argument("--seed", type=int, default=0)
@@ -52,17 +53,13 @@ def drawn(count: int, seed: int) -> list[surgery.Fact]:
 
 
 def tracing(model: surgery.Model, fact: surgery.Fact) -> Table:
-    table = Table("kind", "seconds", "passes", "best", "at", "in the subject", title=f"Causal tracing: {fact.prompt}")
-    for kind in surgery.KINDS:
-        trace = locate.causal_trace(model, fact, kind=kind)
-        table.add_row(
-            kind,
-            f"{trace.cost.seconds:.1f}",
-            str(trace.cost.passes),
-            f"{trace.scores.max():.3f}",
-            str(trace.peak()),
-            str(trace.peak(trace.subject)),
-        )
+    """One fact traced for all kinds of site in the same passes: where each kind restores the answer best."""
+    traces = locate.causal_traces(model, fact)
+    cost = traces[0].cost
+    table = Table("kind", "best", "at", "in the subject", title=f"Causal tracing: {fact.prompt}")
+    for trace in traces:
+        table.add_row(trace.kind, f"{np.nanmax(trace.scores):.3f}", str(trace.peak()), str(trace.peak(trace.subject)))
+    table.caption = f"{cost.seconds:.1f} s for {cost.kinds} kinds, {cost.passes} passes"
     return table
 
 
@@ -81,6 +78,7 @@ def measured(
 
 
 def rewriting(model: surgery.Model, facts: list[surgery.Fact]) -> Table:
+    """Each fact's answer replaced by another of its relation, verified, and taken back: a row a fact."""
     reports, editing, verifying = measured(model, facts, edits.Replace())
     table = Table(title=f"Rewriting {len(facts)} facts, one at a time")
     for name in ("fact", "new", "p prompt", "p held out", "neighbours moved", "drift", "verdict", "s", "s verify"):
@@ -104,6 +102,7 @@ def rewriting(model: surgery.Model, facts: list[surgery.Fact]) -> Table:
 
 
 def removing(model: surgery.Model, facts: list[surgery.Fact]) -> Table:
+    """Each fact removed alone, by each objective that removes: a row an objective, means over the facts."""
     table = Table(title=f"Removing {len(facts)} facts, one at a time: means over facts")
     for name in ("objective", "p prompt", "p held out", "worst p", "neighbours moved", "drift", "hold", "s", "says"):
         table.add_column(name, justify="left" if name in ("objective", "says") else "right", overflow="fold")
