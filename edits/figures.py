@@ -32,15 +32,15 @@ def sweep_lines(sweep: Sweep, ax: Axes | None = None) -> Axes:
         colour, marker = STYLES[name]
         low, high = sweep.interval(name)
         ax.plot(layers, sweep.mean(name), color=colour, marker=marker, markersize=2.5, linewidth=1, label=name)
-        ax.fill_between(layers, low, high, color=colour, alpha=0.1, linewidth=0)
+        ax.fill_between(layers, low, high, color=colour, alpha=0.08, linewidth=0)
     ax.plot(layers, sweep.score, color="black", linewidth=1.4, label="harmonic mean")
-    title = f"Rewriting at each layer of {sweep.model}"
+    title = f"Rewriting in {sweep.model}"
     try:
         best = sweep.recommend().layer
         ax.axvline(best, color="black", linewidth=0.7, linestyle=":", zorder=0)
-        title += f": layer {best}"
+        title += f": best at layer {best}"
     except SurgeryError:
-        title += ": none recommended"
+        title += ": no layer recommended"
     ax.set_ylim(0, 1.03)
     ax.set_xlim(layers[0] - 0.5, layers[-1] + 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))

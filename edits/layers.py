@@ -61,7 +61,7 @@ class TraceProfile:
         if "mlp" not in average.profiles:
             raise SurgeryError(f"the trace is of {', '.join(average.profiles)}; a sweep is laid beside one of kind mlp")
         profile, row, settings = average.profiles["mlp"], ROLES.index("last subject"), average.settings
-        about = f"{settings['metric']}, {settings['window']} layers at once, {settings['corruption']}"
+        about = f"{settings['metric']}, window of {settings['window']}, {settings['corruption']}"
         return cls(effect=profile.mean[row], margin=profile.margin[row], facts=profile.count[row], about=about)
 
 
@@ -149,8 +149,10 @@ class Sweep:
         near = close(self.values, self.layers.index(best))
         return tuple(layer for layer, same in zip(self.layers, near, strict=True) if same and layer != best)
 
-    def correlation(self, name: str = "score") -> float:
-        """Spearman's rank correlation, over layers, of the score or one measure with the trace; nan if either is flat.
+    def correlation(self, name: str = "score") -> tuple[float, int]:
+        """Spearman's rank correlation of the score, or of one measure, with the trace, and over how many layers.
+
+        It is nan where either is the same at all of them.
 
         Neighbouring layers are not independent, the less so the wider the trace's window: it has no p-value here.
 
@@ -162,8 +164,8 @@ class Sweep:
         ours, traced = self.score if name == "score" else self.mean(name), self.trace.effect[list(self.layers)]
         both = ~(np.isnan(ours) | np.isnan(traced))
         if min(len(np.unique(ours[both])), len(np.unique(traced[both]))) < 2:
-            return float("nan")
-        return float(stats.spearmanr(ours[both], traced[both]).statistic)
+            return float("nan"), int(both.sum())
+        return float(stats.spearmanr(ours[both], traced[both]).statistic), int(both.sum())
 
     def told(self) -> list[str]:
         """The findings, a line a layer."""
@@ -263,12 +265,13 @@ class Sweep:
     def _told_trace(self) -> list[str]:
         if self.trace is None:
             return []
-        peak, layers = int(np.nanargmax(self.trace.effect)), len(self.layers)
+        peak = int(np.nanargmax(self.trace.effect))
         if np.isnan(self.score).all():
             return [f"trace: largest effect at layer {peak}"]
+        correlation, layers = self.correlation()
         return [
             f"trace: largest effect at layer {peak} ({self.trace.facts} facts); Spearman's correlation with the score "
-            f"over {layers} layers {self.correlation():+.2f}; it had no say in the recommendation"
+            f"over {layers} layers {correlation:+.2f}; it had no say in the recommendation"
         ]
 
 

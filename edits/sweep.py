@@ -73,6 +73,8 @@ def sweep(
     if facts is not None and not facts:
         raise SurgeryError("there is no fact to sweep with; give some, or None for shipped ones")
     method = RankOne(progress=False) if method is None else method
+    if (objective := getattr(method, "objective", None)) is not None and objective.claim != "rewritten":
+        raise SurgeryError(f"a sweep rewrites, but the objective {objective.name!r} removes; leave it to the default")
     depth = len(model.anatomy.layers)
     profile = None if trace is None else TraceProfile.of(trace)
     if profile is not None and len(profile.effect) != depth:
