@@ -36,7 +36,8 @@ from surgery.site import Site
 
 logger = logging.getLogger(__name__)
 
-# (model type, layers) -> layer, as published
+# (model type, layers) -> layer: published for the first six; the last is what the default model's sweep recommends, for
+# its relatives
 LAYERS = {
     ("gpt2", 24): 8,
     ("gpt2", 36): 12,
@@ -44,6 +45,7 @@ LAYERS = {
     ("gptj", 28): 5,
     ("llama", 32): 5,
     ("mistral", 32): 5,
+    ("llama", 30): 4,
 }
 RELATIVE_DEPTH = 1 / 6
 

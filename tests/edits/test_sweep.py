@@ -22,6 +22,7 @@ from edits import (
     Statistics,
     Sweep,
     ValueSearch,
+    find_statistics,
     find_sweep,
     fit_statistics,
     keep_sweep,
@@ -30,6 +31,7 @@ from edits import (
     sweep,
 )
 from edits.layers import TraceProfile
+from edits.rank_one import LAYERS
 from edits.sample import with_new_answers
 from edits.scores import SCORES, close, harmonic, intervals, means
 from locate import AverageTrace, Gaussian, average_trace
@@ -527,3 +529,24 @@ def test_the_figure_draws_what_was_measured(swept: Sweep, with_trace: bool) -> N
     assert len(behind) == with_trace
     if with_trace and shown.trace is not None:
         np.testing.assert_allclose(behind[0].lines[0].get_ydata(), shown.trace.effect[list(shown.layers)])
+
+
+def test_the_shipped_sweep_is_the_default_models(smol: Model, unchanged: Callable[[Model], None]) -> None:
+    unchanged(smol)
+    found = find_sweep(smol, "rank-one")
+    assert found is not None
+    assert smol.fingerprint in found.fingerprints
+    assert set(find_statistics(smol, 4).fingerprints) == set(found.fingerprints)
+    assert found.layers == tuple(range(1, 13))
+    site = found.recommend()
+    assert recommended_site(smol) == site
+    assert find_statistics(smol, site.layer)
+    assert LAYERS["llama", len(smol.anatomy.layers)] == site.layer
+    # the facts are those it samples by itself, and the model says of them what the table holds
+    sampled = sample_facts(smol, len(found.facts))
+    assert found.facts == tuple(f"{fact.label} -> {fact.new_target}" for fact in sampled)
+    said = [one.probability for one in rate(smol, [(fact.prompt, str(fact.new_target)) for fact in sampled])]
+    np.testing.assert_allclose(found.unedited["probability"], said, rtol=1e-2, atol=1e-7)
+    assert found.trace is not None
+    assert found.trace.facts == len(sampled)
+    assert find_sweep(smol, "another method") is None
