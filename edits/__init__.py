@@ -1,10 +1,14 @@
 """How to change or remove what a language model knows."""
 
+from edits.layers import Sweep
 from edits.method import METHODS, Method, method_named, register
 from edits.objectives import OBJECTIVES, MaximumEntropy, Neutral, Objective, Replace, Suppress, objective_named
 from edits.operation import Operation, operate
 from edits.rank_one import RankOne, recommended_site
+from edits.recommended import find_sweep, keep_sweep
+from edits.sample import sample_facts
 from edits.statistics import SecondMoment, Statistics, find_statistics, fit_statistics
+from edits.sweep import sweep
 from edits.values import ValueSearch
 
 __all__ = [
@@ -20,12 +24,17 @@ __all__ = [
     "SecondMoment",
     "Statistics",
     "Suppress",
+    "Sweep",
     "ValueSearch",
     "find_statistics",
+    "find_sweep",
     "fit_statistics",
+    "keep_sweep",
     "method_named",
     "objective_named",
     "operate",
     "recommended_site",
     "register",
+    "sample_facts",
+    "sweep",
 ]

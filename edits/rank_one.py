@@ -23,6 +23,7 @@ import torch
 from edits.keys import sample_contexts
 from edits.method import register
 from edits.objectives import Neutral, Objective, Replace
+from edits.recommended import find_sweep
 from edits.solve import rank_one
 from edits.statistics import SecondMoment, Statistics, find_statistics
 from edits.values import Value, ValueSearch, find_value
@@ -35,7 +36,8 @@ from surgery.site import Site
 
 logger = logging.getLogger(__name__)
 
-# (model type, layers) -> layer: published for the first six, measured for the default model (the last)
+# (model type, layers) -> layer: published for the first six; the last is what the default model's sweep recommends, for
+# its relatives
 LAYERS = {
     ("gpt2", 24): 8,
     ("gpt2", 36): 12,
@@ -49,7 +51,12 @@ RELATIVE_DEPTH = 1 / 6
 
 
 def recommended_site(model: Model) -> Site:
-    """The layer to edit: published or measured for the model's family and depth, else a sixth of the way up."""
+    """The layer to edit: what the sweep of these weights recommends, one that was kept before the shipped one.
+
+    Without a sweep, the published layer of the model's family and depth, else a sixth of the way up.
+    """
+    if (sweep := find_sweep(model, RankOne.name)) is not None:
+        return sweep.recommend()
     depth = len(model.anatomy.layers)
     layer = LAYERS.get((model.hf.config.model_type, depth))
     if layer is None:

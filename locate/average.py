@@ -15,7 +15,6 @@ on where it was.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -27,11 +26,11 @@ from locate.profile import AverageTrace, averaged
 from locate.trace import Trace
 from surgery.errors import SurgeryError
 from surgery.fact import Fact
-from surgery.files import written_whole
 from surgery.model import Model
 from surgery.predict import ROWS, rate
 from surgery.progress import bar
 from surgery.site import KINDS, Kind
+from surgery.store import kept
 
 logger = logging.getLogger(__name__)
 
@@ -100,21 +99,12 @@ class _Store:
     def __init__(self, model: Model, kinds: Sequence[Kind], options: dict[str, Any], folder: Path | None) -> None:
         self._model, self._kinds, self._options, self._folder = model, tuple(kinds), options, folder
         self._key = f"{model.fingerprint} {self._kinds} {sorted((k, repr(v)) for k, v in options.items())}"
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
 
     def traces(self, fact: Fact) -> tuple[Trace, ...]:
         """Of one fact, from its file or anew."""
-        if self._folder is None:
-            return self._traced(fact)
-        name = hashlib.sha256(f"{self._key} {json.dumps(fact.as_record(), sort_keys=True)}".encode()).hexdigest()[:24]
-        path = self._folder / f"{name}.json"
-        if path.is_file():
-            return tuple(Trace.from_record(one) for one in json.loads(path.read_text(encoding="utf-8")))
-        found = self._traced(fact)
-        with written_whole(path) as temporary:
-            temporary.write_text(json.dumps([one.as_record() for one in found]), encoding="utf-8")
-        return found
+        key = f"{self._key} {json.dumps(fact.as_record(), sort_keys=True)}"
+        records = kept(self._folder, key, lambda: [one.as_record() for one in self._traced(fact)])
+        return tuple(Trace.from_record(one) for one in records)
 
     def _traced(self, fact: Fact) -> tuple[Trace, ...]:
         return causal_traces(self._model, fact, kinds=self._kinds, progress=False, **self._options)
