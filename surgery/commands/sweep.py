@@ -34,7 +34,7 @@ def sweep(
     model = run.load()
     traced = None
     if trace:
-        asked = chosen if chosen is not None else edits.sample_facts(seed=run.seed)
+        asked = chosen if chosen is not None else edits.sample_facts(model, seed=run.seed)
         traced = locate.average_trace(model, asked, kinds=("mlp",), cache=out / "traces", progress=run.talks)
     found = edits.sweep(
         model, chosen, layers=wanted, texts=texts, trace=traced, seed=run.seed, cache=out / "edits", progress=run.talks
