@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
     from edits.layers import Sweep
 
-STYLES = {"efficacy": ("tab:blue", "o"), "paraphrase": ("tab:green", "s"), "neighbour": ("tab:orange", "^")}
+STYLES = {
+    "efficacy": ("tab:blue", "o", 4.5),
+    "paraphrase": ("tab:green", "s", 2.5),
+    "neighbour": ("tab:orange", "^", 2.5),
+}
 TRACE = "0.45"
 
 
@@ -29,9 +33,9 @@ def sweep_lines(sweep: Sweep, ax: Axes | None = None) -> Axes:
     ax = axes(ax, (3.4, 2.7))
     layers = np.array(sweep.layers)
     for name in SCORES:
-        colour, marker = STYLES[name]
+        colour, marker, size = STYLES[name]
         low, high = sweep.interval(name)
-        ax.plot(layers, sweep.mean(name), color=colour, marker=marker, markersize=2.5, linewidth=1, label=name)
+        ax.plot(layers, sweep.mean(name), color=colour, marker=marker, markersize=size, linewidth=1, label=name)
         ax.fill_between(layers, low, high, color=colour, alpha=0.08, linewidth=0)
     ax.plot(layers, sweep.score, color="black", linewidth=1.4, label="harmonic mean")
     title = f"Rewriting in {sweep.model}"

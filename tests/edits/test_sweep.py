@@ -102,7 +102,7 @@ def trace(toy: Toy, facts: list[Fact]) -> AverageTrace:
 
 @pytest.fixture(scope="module")
 def swept(toy: Toy, facts: list[Fact], method: RankOne, trace: AverageTrace) -> Sweep:
-    return sweep(toy[0], facts, method=method, trace=trace, drift=True, neighbour_shift=SHIFT)
+    return sweep(toy[0], facts[:2], method=method, trace=trace, drift=True, neighbour_shift=SHIFT)
 
 
 def sentences(facts: Sequence[Fact]) -> list[str]:
@@ -286,7 +286,7 @@ def test_the_numbers_are_those_of_editing_by_hand(
             for name, value in wanted.items():
                 assert swept.values[name][row, column] == pytest.approx(float(value), rel=1e-4, abs=1e-6), name
     assert (swept.values["seconds"] > 0).all()
-    assert swept.facts == tuple(f"{fact.label} -> {fact.new_target}" for fact in facts)
+    assert swept.facts == tuple(f"{fact.label} -> {fact.new_target}" for fact in facts[:2])
     # the toy's facts are put in early and are read out before the last layer
     assert swept.recommend().layer in (0, 1, 2)
     assert swept.score[swept.layers.index(swept.recommend().layer)] > 0.8
