@@ -23,6 +23,9 @@ def sweep(
     limit: Annotated[int | None, typer.Option(help="Edit only the first so many facts.")] = None,
     trace: Annotated[bool, typer.Option("--trace", help="Also trace the facts, to compare.")] = False,
     corpus: Corpus = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Let later edits of this model use the recommended layer.")
+    ] = False,
 ) -> None:
     """Edit facts at each layer, score the edits, and recommend a layer. Goes on after a stop. The model stays."""
     chosen = read_facts(facts)[:limit] if facts else None
@@ -35,12 +38,16 @@ def sweep(
     traced = None
     if trace:
         asked = chosen if chosen is not None else edits.sample_facts(model, seed=run.seed)
-        traced = locate.average_trace(model, asked, kinds=("mlp",), cache=out / "traces", progress=run.talks)
+        traced = locate.average_trace(
+            model, asked, kinds=("mlp",), positions="last-subject", cache=out / "traces", progress=run.talks
+        )
     found = edits.sweep(
         model, chosen, layers=wanted, texts=texts, trace=traced, seed=run.seed, cache=out / "edits", progress=run.talks
     )
     figure = save(found.plot(), out / "sweep.png")
     found.save(out / "sweep.json")
+    if keep:
+        edits.keep_sweep(found)
     for line in found.told():
         run.say(line)
     run.say(f"{figure}, {out / 'sweep.json'}")

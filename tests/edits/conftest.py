@@ -1,4 +1,4 @@
-"""Key statistics and methods with small settings, for the tests of edits."""
+"""Key statistics, methods with small settings and a layer sweep, for the tests of edits."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sweeping import CHOSEN, CONTEXTS, SEARCH, SHIFT, Toy, sentences
 
-from edits import METHODS, Method, Statistics, ValueSearch, fit_statistics
+from edits import METHODS, Method, RankOne, Statistics, Sweep, ValueSearch, fit_statistics, sweep
+from edits.sample import with_new_answers
+from locate import AverageTrace, Gaussian, average_trace
 from surgery import Fact, Model
 
 SENTENCES = (
@@ -46,3 +49,28 @@ def quick(request: pytest.FixtureRequest) -> Callable[..., Method]:
         return made(statistics=statistics, **{key: settings[key] for key in settings if key in known} | own)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def facts(toy: Toy) -> list[Fact]:
+    return with_new_answers([toy[1][i] for i in CHOSEN], seed=3)
+
+
+@pytest.fixture(scope="session")
+def statistics(toy: Toy) -> Statistics:
+    return fit_statistics(toy[0], sentences(toy[1]), range(4), progress=False)
+
+
+@pytest.fixture(scope="session")
+def method(statistics: Statistics) -> RankOne:
+    return RankOne(statistics=statistics, contexts=CONTEXTS, search=SEARCH, progress=False)
+
+
+@pytest.fixture(scope="session")
+def trace(toy: Toy, facts: list[Fact]) -> AverageTrace:
+    return average_trace(toy[0], facts, kinds=("mlp",), corruption=Gaussian(std=0.5), samples=2, window=1)
+
+
+@pytest.fixture(scope="session")
+def swept(toy: Toy, facts: list[Fact], method: RankOne, trace: AverageTrace) -> Sweep:
+    return sweep(toy[0], facts[:2], method=method, trace=trace, drift=True, neighbour_shift=SHIFT)

@@ -1,20 +1,16 @@
-"""The layer sweep: its numbers are those of editing by hand, it can be stopped, and it recommends by scores alone."""
+"""The layer sweep of models: its numbers are those of editing by hand, and it can be stopped, refused and kept."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from scipy import stats
+from sweeping import CONTEXTS, NAN, SHIFT, Counted, Toy, sentences
 
-import edits.sample
 import edits.trials
 from edits import (
     Neutral,
@@ -32,44 +28,11 @@ from edits import (
 )
 from edits.layers import TraceProfile
 from edits.rank_one import LAYERS
-from edits.sample import with_new_answers
-from edits.scores import SCORES, close, harmonic, intervals, means
-from locate import AverageTrace, Gaussian, average_trace
+from edits.scores import SCORES
+from locate import AverageTrace
 from locate.profile import ROLES
-from surgery import Edit, Fact, Model, Neighbour, Site, SurgeryError, WrongWeights, rate
+from surgery import Fact, Model, Site, SurgeryError, WrongWeights, rate
 from surgery.verification.drift import drift, log_probs
-
-Toy = tuple[Model, list[Fact]]
-CHOSEN = (27, 45, 72)
-CONTEXTS = ("{}", "The day . {}", "They went home . {}")
-SEARCH = ValueSearch(steps=25, step=0.2, clamp=8.0, stop=0.05, method="plain")
-SHIFT = 0.3
-NAN = float("nan")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Counted:
-    """Rank-one editing that notes what it is asked, and can be told to refuse or to stop."""
-
-    name: ClassVar[str] = "counted"
-    asked: ClassVar[list[tuple[str, int]]] = []
-    statistics: Statistics | None = None
-    objective: None = None
-    refuse: tuple[tuple[str, int], ...] = ()
-    stop_at: ClassVar[int] = -1
-
-    def __call__(self, model: Model, facts: Sequence[Fact] | Fact, sites: Sequence[Site] | None = None) -> Edit:
-        assert isinstance(facts, Fact)
-        assert sites is not None
-        if len(self.asked) == Counted.stop_at:
-            raise KeyboardInterrupt
-        self.asked.append((facts.subject, sites[0].layer))
-        if (facts.subject, sites[0].layer) in self.refuse:
-            raise SurgeryError("will not")
-        method = RankOne(
-            statistics=self.statistics, contexts=CONTEXTS[:2], search=ValueSearch(steps=2, step=0.5, method="plain")
-        )
-        return method(model, facts, sites)
 
 
 @pytest.fixture(autouse=True)
@@ -78,184 +41,6 @@ def forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SURGERY_CACHE", str(tmp_path / "own"))
     Counted.asked.clear()
     Counted.stop_at = -1
-
-
-@pytest.fixture(scope="module")
-def facts(toy: Toy) -> list[Fact]:
-    return with_new_answers([toy[1][i] for i in CHOSEN], seed=3)
-
-
-@pytest.fixture(scope="module")
-def statistics(toy: Toy) -> Statistics:
-    return fit_statistics(toy[0], sentences(toy[1]), range(4), progress=False)
-
-
-@pytest.fixture(scope="module")
-def method(statistics: Statistics) -> RankOne:
-    return RankOne(statistics=statistics, contexts=CONTEXTS, search=SEARCH, progress=False)
-
-
-@pytest.fixture(scope="module")
-def trace(toy: Toy, facts: list[Fact]) -> AverageTrace:
-    return average_trace(toy[0], facts, kinds=("mlp",), corruption=Gaussian(std=0.5), samples=2, window=1)
-
-
-@pytest.fixture(scope="module")
-def swept(toy: Toy, facts: list[Fact], method: RankOne, trace: AverageTrace) -> Sweep:
-    return sweep(toy[0], facts[:2], method=method, trace=trace, drift=True, neighbour_shift=SHIFT)
-
-
-def sentences(facts: Sequence[Fact]) -> list[str]:
-    return [f"{prompt} {fact.target} ." for fact in facts for prompt in (fact.prompt, *fact.paraphrases)]
-
-
-def made(**changed: Any) -> Sweep:
-    """A sweep of made-up numbers: five layers of a model of eight, four facts."""
-    shares = {
-        "efficacy": np.array([[0.0] * 4, [1.0] * 4, [1.0] * 4, [1, 1, 1, 0.0], [NAN] * 4]),
-        "paraphrase": np.array([[0.0] * 4, [0.5, 0.5, 0.6, 0.6], [0.9, 1, 0.9, 1], [0.9, 1, 1, 1], [1.0] * 4]),
-        "neighbour": np.array([[1.0] * 4, [1.0] * 4, [1, 0.9, 1, NAN], [1.0] * 4, [1.0] * 4]),
-    }
-    names = ("probability", "paraphrase probability", "drift", "steps", "seconds")
-    rest = {name: np.full((5, 4), float(i)) for i, name in enumerate(names)}
-    given: dict[str, Any] = {
-        "layers": (1, 2, 3, 4, 6),
-        "facts": ("a", "b", "c", "d"),
-        "values": shares | rest,
-        "unedited": {name: np.zeros(4) for name in (*SCORES, "probability", "paraphrase probability")},
-        "trace": None,
-        "left_out": ((0, "no key statistics"), (5, "no key statistics")),
-        "failed": ((3, "a", "will not"), (None, "e", "cannot")),
-        "method": "rank-one",
-        "settings": {"seed": "1", "neighbour_shift": 0.05},
-        "model": "made up",
-        "depth": 8,
-        "fingerprints": ("f",),
-    }
-    return Sweep(**given | changed)
-
-
-def traced(effect: Sequence[float]) -> TraceProfile:
-    return TraceProfile(
-        effect=np.array(effect, dtype=float), margin=np.zeros(len(effect)), facts=4, about="probability"
-    )
-
-
-@pytest.mark.parametrize(("yes", "count"), [(0, 8), (3, 8), (8, 8), (1, 1)])
-def test_intervals_are_wilsons(yes: int, count: int) -> None:
-    values = np.array([[1.0] * yes + [0.0] * (count - yes) + [NAN]])
-    (low,), (high,) = intervals(values)
-    wanted = stats.binomtest(yes, count).proportion_ci(method="wilson")
-    assert (low, high) == pytest.approx((wanted.low, wanted.high))
-    assert means(values) == pytest.approx([yes / count])
-    assert np.isnan(intervals(np.array([[NAN]]))).all()
-
-
-def test_a_score_is_the_harmonic_mean_of_means() -> None:
-    values = made().values
-    found = harmonic(values)
-    for i in range(4):
-        assert found[i] == pytest.approx(stats.hmean([np.nanmean(values[name][i]) for name in SCORES]))
-    assert found[0] == 0
-    assert np.isnan(found[4])
-
-
-def test_layers_are_compared_on_the_same_facts() -> None:
-    random = np.random.RandomState(0)
-    ease = random.uniform(0.3, 0.9, 12)  # what differs between facts is the same at each layer
-    shares = {
-        "efficacy": np.ones((3, 12)),
-        "paraphrase": np.array([ease + 0.1, ease + 0.02 * random.randn(12), ease + 0.1 + 0.05 * random.randn(12)]),
-        "neighbour": np.ones((3, 12)),
-    }
-    best = int(np.argmax(harmonic(shares)))
-    found = close(shares, best)
-    assert list(found) == [True, False, True]
-    # unpaired intervals could not tell them apart
-    low, high = intervals(shares["paraphrase"])
-    assert low[best] < high[1]
-    assert close({name: one[:, :1] for name, one in shares.items()}, 0).all()
-
-
-def test_the_highest_score_is_recommended_and_the_lower_of_equals() -> None:
-    found = made()
-    assert found.recommend() == Site("L3.mlp")
-    twice = {name: np.array([one[2], one[1], one[2], one[3], one[4]]) for name, one in found.values.items()}
-    assert made(values=twice).recommend() == Site("L1.mlp")
-    assert 3 in made(values=twice).alike()
-    assert 2 not in found.alike()
-    assert 3 not in found.alike()
-
-
-def test_the_trace_has_no_say() -> None:
-    effect = [9.0, 0.1, 0.2, 0.3, 0.25, 0.0, 0.9, 9.0]
-    found = made(trace=traced(effect))
-    assert found.recommend() == made(trace=traced(effect[::-1])).recommend() == made().recommend()
-    wanted = stats.spearmanr(found.score[:4], effect[1:5]).statistic
-    assert found.correlation() == (pytest.approx(wanted), 4)  # the fifth layer has no score
-    wanted = stats.spearmanr(found.mean("paraphrase"), [effect[i] for i in found.layers]).statistic
-    assert found.correlation("paraphrase") == (pytest.approx(wanted), 5)
-    turned = made(trace=traced([-one for one in effect])).correlation()
-    assert turned == (-found.correlation()[0], 4) != (0.0, 4)
-    assert np.isnan(made(trace=traced([1.0] * 8)).correlation()[0])
-    with pytest.raises(SurgeryError, match="no trace to compare with"):
-        made().correlation()
-
-
-def test_a_sweep_tells_everything() -> None:
-    told = "\n".join(made(trace=traced([0.0, 0, 0, 0, 0, 0, 0, 1])).told())
-    for part in (
-        "4 facts, each edited alone at 5 layers",
-        "left out: layers 0, 5: no key statistics",
-        "refused: a at 3: will not",
-        "refused: e at every layer: cannot",
-        "recommended: L3.mlp",
-        "largest effect at layer 7 (4 facts)",
-        "over 4 layers",
-        "no say",
-    ):
-        assert part in told
-
-
-def test_without_neighbours_or_paraphrases_nothing_is_recommended(swept: Sweep) -> None:
-    found = made(values={**made().values, "neighbour": np.full((5, 4), NAN)}, trace=traced(range(8)))
-    with pytest.raises(SurgeryError, match=r"no fact of this sweep has a neighbour; .* give facts with paraphrases"):
-        found.recommend()
-    assert any("no layer is recommended" in line for line in found.told())
-    assert "no layer recommended" in found.plot().get_title()
-    with pytest.raises(SurgeryError, match="no share with an interval"):
-        found.interval("steps")
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"layers": (2, 1, 3, 4, 6)}, "are no sweep"),
-        ({"layers": (1, 2, 3, 4, 8)}, "are no sweep"),
-        ({"facts": ("a", "b")}, "not \\[layers, facts\\]"),
-        ({"trace": traced([0.0, 1.0])}, "a trace of 2 layers"),
-        ({"values": {**made().values, "efficacy": np.full((5, 4), 1.5)}}, "efficacy is a share"),
-    ],
-)
-def test_a_sweep_checks_itself(changed: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        made(**changed)
-
-
-def test_a_record_gives_the_sweep_back(swept: Sweep, tmp_path: Path) -> None:
-    for one in (made(), made(trace=traced([0.0] * 8)), swept):
-        record = one.as_record()
-        back = Sweep.load(one.save(tmp_path / "sweep.json"))
-        assert json.loads(json.dumps(record, allow_nan=False)) == json.loads(json.dumps(back.as_record()))
-        np.testing.assert_array_equal(back.score, one.score)
-        assert back.told() == one.told()
-    (tmp_path / "other.json").write_text("[1]")
-    with pytest.raises(SurgeryError, match="holds no layer sweep"):
-        Sweep.load(tmp_path / "other.json")
-    (tmp_path / "cut.json").write_text((tmp_path / "sweep.json").read_text()[:-9])
-    for name in ("cut.json", "none.json"):
-        with pytest.raises(SurgeryError, match="no readable layer sweep"):
-            Sweep.load(tmp_path / name)
 
 
 def test_the_numbers_are_those_of_editing_by_hand(
@@ -459,42 +244,6 @@ def test_a_trace_of_another_model_is_refused(
         sweep(toy[0], facts, trace=dataclasses.replace(trace, profiles={"mlp": short}))
 
 
-def test_new_answers_are_those_of_neighbours() -> None:
-    fact = Fact(
-        subject="a", template="{} is", target="x", neighbours=[Neighbour(f"{n} is", n) for n in ("x", "y", "z", "w")]
-    )
-    drawn = {with_new_answers([fact], seed=seed)[0].new_target for seed in range(30)}
-    assert drawn == {"y", "z", "w"}
-    assert with_new_answers([fact], seed=5) == with_new_answers([fact], seed=5)
-    assert with_new_answers([fact.replace(new_target="v")])[0].new_target == "v"
-    with pytest.raises(SurgeryError, match="has no new_target to try"):
-        with_new_answers([fact.replace(neighbours=fact.neighbours[:1])])
-
-
-def test_facts_are_sampled_from_what_the_model_knows(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, everybody = toy
-    templates = list(dict.fromkeys(fact.template for fact in everybody))
-    unknown = [fact.replace(target=with_new_answers([fact])[0].new_target) for fact in everybody]
-
-    def shipped(name: str) -> list[Fact]:
-        known = name != templates[0]
-        return [fact for fact in (everybody if known else unknown) if fact.template == name]
-
-    monkeypatch.setattr(edits.sample, "relations", lambda: tuple(templates))
-    monkeypatch.setattr(edits.sample, "example_facts", shipped)
-    found = sample_facts(model, 6, seed=1)
-    assert len({fact.subject + fact.template for fact in found}) == 6
-    assert [sum(fact.template == one for fact in found) for one in templates] == [0, 3, 3]
-    for fact in found:
-        assert rate(model, [(fact.prompt, fact.target)])[0].rank == 1
-        assert fact.new_target in {one.target for one in shipped(fact.template)} - {fact.target}
-    assert found == sample_facts(model, 6, seed=1) != sample_facts(model, 6, seed=2)
-    with pytest.raises(SurgeryError, match="knows 60 of the shipped facts, not 61"):
-        sample_facts(model, 61)
-    with pytest.raises(SurgeryError, match="a sample of 0 facts"):
-        sample_facts(model, 0)
-
-
 def test_a_kept_sweep_is_recommended_for_its_weights(toy: Toy, facts: list[Fact], swept: Sweep) -> None:
     model, _ = toy
     assert find_sweep(model, "rank-one") is None
@@ -508,27 +257,6 @@ def test_a_kept_sweep_is_recommended_for_its_weights(toy: Toy, facts: list[Fact]
     assert find_sweep(model, "rank-one") is None
     with pytest.raises(SurgeryError, match="no fact of this sweep has a paraphrase"):
         keep_sweep(dataclasses.replace(swept, values={**swept.values, "paraphrase": swept.values["drift"] * NAN}))
-
-
-@pytest.mark.parametrize("with_trace", [True, False])
-def test_the_figure_draws_what_was_measured(swept: Sweep, with_trace: bool) -> None:
-    shown = swept if with_trace else dataclasses.replace(swept, trace=None)
-    _, ax = plt.subplots()
-    assert shown.plot(ax) is ax
-    ax.figure.canvas.draw()
-    lines = {str(line.get_label()): line for line in ax.lines}
-    for name, band in zip(SCORES, ax.collections, strict=True):
-        np.testing.assert_allclose(lines[name].get_ydata(), shown.mean(name))
-        drawn = band.get_paths()[0].vertices[:, 1]
-        low, high = shown.interval(name)
-        assert (drawn.min(), drawn.max()) == pytest.approx((low.min(), high.max()))
-    np.testing.assert_allclose(lines["harmonic mean"].get_ydata(), shown.score)
-    assert shown.recommend().layer in [line.get_xdata()[0] for line in ax.lines if len(set(line.get_xdata())) == 1]
-    assert f"{len(shown.facts)} facts" in ax.get_xlabel()
-    behind = [other for other in ax.figure.axes if other is not ax]
-    assert len(behind) == with_trace
-    if with_trace and shown.trace is not None:
-        np.testing.assert_allclose(behind[0].lines[0].get_ydata(), shown.trace.effect[list(shown.layers)])
 
 
 def test_the_shipped_sweep_is_the_default_models(smol: Model, unchanged: Callable[[Model], None]) -> None:
