@@ -53,6 +53,7 @@ class AverageTrace:
         facts: labels of the facts averaged.
         unknown: labels of those left out since the model does not know them, with the answer's rank.
         failed: labels of those that could not be traced, with the reason.
+        sane: how many facts' traces pass all checks of `Trace.sanity`.
         settings: of the traces, in words.
         model: name of the model.
         seconds: what tracing took, also of traces found on disk.
@@ -64,6 +65,7 @@ class AverageTrace:
     facts: tuple[str, ...]
     unknown: tuple[tuple[str, int], ...]
     failed: tuple[tuple[str, str], ...]
+    sane: int
     settings: dict[str, Any]
     model: str
     seconds: float
@@ -77,7 +79,8 @@ class AverageTrace:
     def told(self) -> list[str]:
         """The findings in a few lines."""
         lines = [
-            f"{len(self.facts)} facts; {len(self.unknown)} the model does not know, {len(self.failed)} not traced",
+            f"{len(self.facts)} facts; {len(self.unknown)} the model does not know, {len(self.failed)} not traced; "
+            f"checks hold in {self.sane}",
             f"{self.settings['metric']}: clean {self.clean[0]:.3f} ± {self.clean[1]:.3f}, "
             f"corrupted {self.corrupted[0]:.3f} ± {self.corrupted[1]:.3f}",
         ]
@@ -100,6 +103,7 @@ class AverageTrace:
         }
         return {
             "model": self.model,
+            "sane": self.sane,
             "settings": self.settings,
             "roles": list(ROLES),
             "profiles": profiles,
@@ -136,6 +140,7 @@ def averaged(
         facts=tuple(row[0].fact.label for row in rows),
         unknown=unknown,
         failed=failed,
+        sane=sum(all(all(one.sanity().values()) for one in row) for row in rows),
         settings={
             **{name: getattr(first, name) for name in same},
             "window": max(one.window for one in rows[0]),

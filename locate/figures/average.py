@@ -76,10 +76,10 @@ def effect_lines(average: AverageTrace, kind: Kind, ax: Axes | None = None) -> A
     ax.patch.set_visible(False)
     _layer_ticks(ax, len(layers), 0.0)
     ax.set_ylabel("mean effect", fontsize=7)
-    ax.legend(fontsize=6, frameon=False, loc="upper left")
+    ax.legend(fontsize=6, frameon=False, loc="best")
     ax.set_title(f"Mean effect of {NAMES[kind]}", fontsize=8)
     ax.set_xlabel(
-        f"{_what(average, kind)}; bands: 95 % over facts; grey: facts that peak here, in the subject\n{_note(average)}",
+        f"{_what(average, kind)}; bands: 95 % over facts\ngrey: facts that peak here, in the subject\n{_note(average)}",
         fontsize=6.5,
         linespacing=1.4,
     )
@@ -137,5 +137,6 @@ def _what(average: AverageTrace, kind: Kind) -> str:
 def _note(average: AverageTrace) -> str:
     return (
         f"{average.settings['metric']}: clean {average.clean[0]:.3f}, corrupted {average.corrupted[0]:.3f}; "
-        f"{len(average.facts)} facts\n{average.settings['corruption']}, {average.settings['samples']} samples a fact"
+        f"{len(average.facts)} facts\n{average.settings['corruption']}, {average.settings['samples']} samples a fact; "
+        f"checks hold in {average.sane} of {len(average.facts)}"
     )

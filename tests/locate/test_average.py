@@ -58,6 +58,9 @@ def test_means_and_intervals_are_those_over_facts(traces: list[tuple[Trace, ...]
                 np.testing.assert_allclose(profile.mean[row] + profile.margin[row], high)
         assert profile.peaks == tuple(one[i].peak(one[i].subject).layer for one in traces)
     assert found.clean[0] == pytest.approx(np.mean([one[0].clean for one in traces]))
+    assert found.sane == len(traces)
+    broken = dataclasses.replace(traces[0][0], clean=traces[0][0].clean / 2)
+    assert averaged([[broken], *([one[0]] for one in traces[1:])]).sane == len(traces) - 1
 
 
 def test_one_fact_has_no_interval(traces: list[tuple[Trace, ...]]) -> None:
