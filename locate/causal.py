@@ -28,10 +28,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from locate.corrupt import Corruption, Gaussian, SwapSubject, embed
+from locate.corrupt import Corruption, Gaussian
 from locate.experiment import Direction, Experiment, Grids
 from locate.fast import fast_grids
 from locate.metrics import Metric, Probability
+from locate.pair import Pair
 from locate.plain import plain_grids
 from locate.trace import Cost, Trace
 from surgery.errors import SurgeryError
@@ -40,7 +41,7 @@ from surgery.model import Model
 from surgery.predict import rate
 from surgery.replay import CannotReplay, Replay
 from surgery.site import KINDS, Kind
-from surgery.tokens import Question, Span, ask_fact
+from surgery.tokens import Question, Span
 
 logger = logging.getLogger(__name__)
 
@@ -111,22 +112,14 @@ def causal_traces(
         model = model.astype(dtype)
     corruption = Gaussian() if corruption is None else corruption
     metric = Probability() if metric is None else metric
-    question, span = ask_fact(model.tokenizer, fact, fact.target)
-    asked = fact
-    if isinstance(corruption, SwapSubject):
-        corruption = corruption.chosen(model, fact)
-        asked = fact if fact.new_target is not None else fact.replace(new_target=corruption.answer)
+    pair = Pair.of(model, fact, corruption, metric, samples, seed)
     experiment = Experiment(
-        model=model,
-        question=question,
-        span=span,
-        corrupted=corruption(model, fact, embed(model, question, span), samples, seed),
+        pair=pair,
         kinds=tuple(kinds),
         width=window,
-        positions=_positions(positions, question, span),
+        positions=_positions(positions, pair.question, pair.span),
         direction=direction,
         severed=severed,
-        readout=metric(model, asked, question),
     )
     with torch.no_grad():
         grids = _grids(method, experiment, tokens, progress)
@@ -144,12 +137,12 @@ def causal_traces(
                 clean=(grids.clean - corrupted[1]) * scale,
                 corrupted=corrupted[0],
                 rank=rank,
-                tokens=question.token_texts[: question.answer_start],
-                subject=span,
+                tokens=pair.question.token_texts[: pair.question.answer_start],
+                subject=pair.span,
                 kind=kind,
                 window=1 if kind == "state" else window,
                 samples=scores.shape[-1],
-                corruption=str(corruption),
+                corruption=str(pair.corruption),
                 metric=metric.name,
                 direction=direction,
                 severed=severed,
@@ -206,7 +199,7 @@ def _positions(positions: Positions, question: Question, span: Span) -> range:
 def _grids(method: str, experiment: Experiment, tokens: int | None, progress: bool) -> Grids:
     if method == "fast":
         try:
-            replay = Replay(experiment.model, experiment.ids)
+            replay = Replay(experiment.pair.model, experiment.pair.ids)
         except CannotReplay as error:
             logger.warning("%s; tracing plainly, which takes several times longer", error)
         else:

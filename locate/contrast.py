@@ -8,8 +8,8 @@ input moves the output by W times what was restored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -17,14 +17,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from locate.corrupt import Corruption, SwapSubject, embed
+from locate.corrupt import Corruption
 from locate.metrics import Metric
+from locate.pair import Pair
 from surgery.errors import SurgeryError
 from surgery.fact import Fact
-from surgery.hooks import Trace, TraceDict, frozen, hidden, with_hidden
+from surgery.hooks import TraceDict, frozen, hidden, with_hidden
 from surgery.model import Model
 from surgery.site import Kind, Site
-from surgery.tokens import ask_fact, pad
+from surgery.tokens import pad
 
 UnitKind = Literal["mlp", "attention", "head", "neuron"]
 UNIT_KINDS: tuple[UnitKind, ...] = get_args(UnitKind)
@@ -79,17 +80,8 @@ class Contrast:
         self, model: Model, fact: Fact, unit: UnitKind, metric: Metric, corruption: Corruption, samples: int, seed: int
     ) -> None:
         self.model, self.unit, self.metric = model, unit, metric
-        self.question, self.span = ask_fact(model.tokenizer, fact, fact.target)
-        asked = fact
-        if isinstance(corruption, SwapSubject):
-            corruption = corruption.chosen(model, fact)
-            asked = fact if fact.new_target is not None else fact.replace(new_target=corruption.answer)
-        self.corruption = corruption
-        self.noised = corruption(model, fact, embed(model, self.question, self.span), samples, seed)
-        self.width = self.question.answer_start
-        self._readout = metric(model, asked, self.question)
-        # the answer's own tokens but the last are read too where the metric is about all of them
-        self._ids = self.question.ids[: self.width + self._readout.tokens - 1]
+        self.pair = Pair.of(model, fact, corruption, metric, samples, seed)
+        self.width = self.pair.question.answer_start
         self.sites = [Site.at(layer, SITES[unit]) for layer in range(len(model.anatomy.layers))]
         self._names = [model.anatomy.name(site) for site in self.sites]
         self._inputs = unit in ("head", "neuron")
@@ -109,17 +101,17 @@ class Contrast:
 
     def corrupted(self) -> Runs:
         """The corrupted runs."""
-        with torch.no_grad(), self._noise(1):
-            metric, traces, _ = self._run(len(self.noised), probes=False)
-        return Runs(metric, self._units(traces, len(self.noised)), [])
+        with torch.no_grad(), self.pair.corrupting():
+            metric, traces, _ = self._run(self.pair.samples, probes=False)
+        return Runs(metric, self._units(traces, self.pair.samples), [])
 
     def differentiated(self, gradient: Gradient) -> Runs:
         """The corrupted runs with gradients, one backward pass for all samples.
 
         Nothing in one row acts on another, so the gradient of the sum holds every row's own.
         """
-        rows = len(self.noised)
-        with torch.enable_grad(), frozen(self.model.hf), self._noise(1):
+        rows = self.pair.samples
+        with torch.enable_grad(), frozen(self.model.hf), self.pair.corrupting():
             metric, traces, probes = self._run(rows, probes=True, context=gradient(self.model))
             gradients = torch.autograd.grad(metric.sum(), [probes[name] for name in self._names])
         self.backwards += 1
@@ -134,8 +126,8 @@ class Contrast:
             units: what is restored, each in rows of its own.
             shifts: what restoring each adds to the output of its site.
         """
-        samples = len(self.noised)
-        most = max(1, MOST_TOKENS // (samples * len(self._ids)))
+        samples = self.pair.samples
+        most = max(1, MOST_TOKENS // (samples * len(self.pair.ids)))
         parts = []
         for first in range(0, len(units), most):
             chosen = range(first, min(first + most, len(units)))
@@ -152,7 +144,7 @@ class Contrast:
 
             with (
                 torch.no_grad(),
-                self._noise(len(chosen)),
+                self.pair.corrupting(len(chosen)),
                 TraceDict(self.model.hf, by_name, retain_output=False, edit_output=restore),
             ):
                 parts.append(self._metric(len(chosen) * samples).unflatten(0, (len(chosen), samples)))
@@ -186,25 +178,12 @@ class Contrast:
 
     def _metric(self, rows: int, context: AbstractContextManager[None] | None = None) -> Float[Tensor, " rows"]:
         """The answer's metric in a run of so many rows; the context holds for the model, not for the metric."""
-        batch = pad([self._ids] * rows, device=self.model.device)
-        columns = torch.arange(self.width - 1, len(self._ids), device=self.model.device).expand(rows, -1)
+        batch = pad([self.pair.ids] * rows, device=self.model.device)
+        columns = torch.arange(self.width - 1, len(self.pair.ids), device=self.model.device).expand(rows, -1)
         self.forwards += 1
         with context or nullcontext():
             logits = self.model.logits_at(batch, columns)
-        return self._readout(logits)
-
-    @contextmanager
-    def _noise(self, copies: int) -> Iterator[None]:
-        """Corrupt the subject's embeddings, the same samples for each copy."""
-        noised = self.noised.repeat(copies, 1, 1)
-
-        def corrupt(output: Any, name: str) -> Any:
-            states = hidden(output, len(noised)).clone()
-            states[:, self.span.start : self.span.stop] = noised
-            return with_hidden(output, states)
-
-        with Trace(self.model.hf, self.model.anatomy.embedding, retain_output=False, edit_output=corrupt):
-            yield
+        return self.pair.readout(logits)
 
 
 def check_choices(unit: str, samples: int) -> None:

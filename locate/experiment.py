@@ -12,17 +12,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from locate.metrics import Readout
-from surgery.model import Model
+from locate.pair import Pair
 from surgery.site import Kind, window
-from surgery.tokens import Question, Span
 
 Direction = Literal["restore", "noise"]
 
@@ -64,43 +61,25 @@ class Experiment:
     """Everything a trace runs.
 
     Attributes:
-        model: the model.
-        question: prompt and answer.
-        span: the subject's positions.
-        corrupted: the subject's embeddings in each corrupted run.
+        pair: the fact, asked cleanly and corrupted.
         kinds: the grids wanted.
         width: layers exchanged at once for mlp and attention.
         positions: the positions to patch, none before the subject.
         direction: which run is patched with states of which.
         severed: the path held above an exchanged state, or None.
-        readout: the metric, made ready for this answer.
     """
 
-    model: Model
-    question: Question
-    span: Span
-    corrupted: Float[Tensor, "samples subject d_model"]
+    pair: Pair
     kinds: tuple[Kind, ...]
     width: int
     positions: range
     direction: Direction
     severed: Literal["mlp", "attention"] | None
-    readout: Readout
-
-    @cached_property
-    def ids(self) -> tuple[int, ...]:
-        """What is read: the prompt, and the answer's tokens but the last where the metric is about all of them."""
-        return self.question.ids[: self.question.answer_start + self.readout.tokens - 1]
-
-    @property
-    def samples(self) -> int:
-        """Corrupted runs."""
-        return len(self.corrupted)
 
     @property
     def layers(self) -> int:
         """Blocks of the model."""
-        return len(self.model.anatomy.layers)
+        return len(self.pair.model.anatomy.layers)
 
     def patches(self) -> list[Patch]:
         """The cells of one position, those first that need the most blocks."""
@@ -118,7 +97,7 @@ class Experiment:
 
     def read(self, states: Float[Tensor, "rows answer d_model"], rows: int = 1024) -> Float[Tensor, " rows"]:
         """The metric from last states where the answer is predicted; the vocabulary meets some rows at a time."""
-        parts = [self.readout(self.model.anatomy.unembed(part).float()) for part in states.split(rows)]
+        parts = [self.pair.readout(self.pair.model.anatomy.unembed(part).float()) for part in states.split(rows)]
         return torch.cat(parts)
 
 
@@ -145,9 +124,9 @@ def unpatched(
     experiment: Experiment, clean: Float[Tensor, ""], corrupted: Float[Tensor, " samples"]
 ) -> dict[Kind, Float[Tensor, "positions layers samples"]]:
     """Grids in which no cell has an effect yet; nan where it could have one but is not asked for."""
-    base = corrupted if experiment.direction == "restore" else clean.expand(experiment.samples)
-    shape = (experiment.question.answer_start, experiment.layers, experiment.samples)
+    base = corrupted if experiment.direction == "restore" else clean.expand(experiment.pair.samples)
+    shape = (experiment.pair.question.answer_start, experiment.layers, experiment.pair.samples)
     grid = base.expand(shape).clone()
     asked = experiment.positions
-    grid[[at for at in range(experiment.span.start, shape[0]) if at not in asked]] = torch.nan
+    grid[[at for at in range(experiment.pair.span.start, shape[0]) if at not in asked]] = torch.nan
     return {kind: grid.clone() for kind in experiment.kinds}

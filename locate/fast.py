@@ -29,7 +29,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from locate.experiment import Experiment, Grids, Patch, unpatched
-from locate.plain import corrupting
 from surgery.errors import SurgeryError
 from surgery.hooks import Trace, hidden, with_hidden
 from surgery.products import fast_products
@@ -54,7 +53,7 @@ def fast_grids(experiment: Experiment, replay: Replay, *, tokens: int | None, pr
         tokens: how many to compute at a time; None to choose.
         progress: show a bar where somebody is looking.
     """
-    model = experiment.model
+    model = experiment.pair.model
     with fast_products(model.device, model.dtype):
         stairs = _Stairs(experiment, replay)
         most = _batch_tokens(experiment) if tokens is None else tokens
@@ -62,8 +61,10 @@ def fast_grids(experiment: Experiment, replay: Replay, *, tokens: int | None, pr
         grids = unpatched(experiment, clean[0], corrupted)
         patches = _forked(experiment.patches())
         for position in bar(experiment.positions, f"tracing {', '.join(experiment.kinds)}", show=progress):
-            live = len(experiment.ids) - position
-            for part, scores in _batches(stairs, patches, position, most / (live + KEYS_SHARE * len(experiment.ids))):
+            live = len(experiment.pair.ids) - position
+            for part, scores in _batches(
+                stairs, patches, position, most / (live + KEYS_SHARE * len(experiment.pair.ids))
+            ):
                 for patch, score in zip(part, scores, strict=True):
                     grids[patch.kind][position, patch.layer] = score
     return Grids(float(clean[0]), corrupted, grids, stairs.passes, stairs.token_layers)
@@ -79,7 +80,7 @@ class _Run:
 
     def last(self, experiment: Experiment) -> Float[Tensor, "rows answer d_model"]:
         """Last states where the answer is predicted."""
-        return self.inputs[-1][:, -experiment.readout.tokens :]
+        return self.inputs[-1][:, -experiment.pair.readout.tokens :]
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def _batches(
     stairs: _Stairs, steps: Sequence[_Step], position: int, rows: float
 ) -> Iterator[tuple[list[Patch], Float[Tensor, "patches samples"]]]:
     """The metric of all patches of a position, as many at a time as `rows` allow; halved where memory runs out."""
-    samples, first = stairs.experiment.samples, 0
+    samples, first = stairs.experiment.pair.samples, 0
     most = max(1, int(rows) // samples)
     while first < len(steps):
         part = list(steps[first : first + most])
@@ -140,7 +141,7 @@ def _batches(
 
 def _batch_tokens(experiment: Experiment) -> int:
     """How many tokens to compute at a time."""
-    model = experiment.model
+    model = experiment.pair.model
     if model.device.type != "cuda":
         return CPU_TOKENS
     free, _ = torch.cuda.mem_get_info(model.device)
@@ -153,7 +154,7 @@ class _Stairs:
 
     def __init__(self, experiment: Experiment, replay: Replay) -> None:
         self.experiment, self._replay = experiment, replay
-        self._start = experiment.span.start
+        self._start = experiment.pair.span.start
         # the recording ran the prompt 2 + 3 + 2 times and its check about 1 + 1/2 + 1/4
         self.passes, self.token_layers = 4, 9 * replay.width * experiment.layers
         self.clean = self._run(replay.states[0][None, self._start :])
@@ -163,10 +164,10 @@ class _Stairs:
 
     def climbed(self, steps: Sequence[_Step], position: int) -> Float[Tensor, "rows answer d_model"]:
         """Last states, where the answer is predicted, of every sample with each patch, patches in turn."""
-        experiment, samples = self.experiment, self.experiment.samples
-        at, live = position - self._start, len(experiment.ids) - position
-        base = torch.arange(samples, device=experiment.model.device) % len(self._base.inputs[0])
-        states = self._base.inputs[0].new_empty(0, live, experiment.model.anatomy.d_model)
+        experiment, samples = self.experiment, self.experiment.pair.samples
+        at, live = position - self._start, len(experiment.pair.ids) - position
+        base = torch.arange(samples, device=experiment.pair.model.device) % len(self._base.inputs[0])
+        states = self._base.inputs[0].new_empty(0, live, experiment.pair.model.anatomy.d_model)
         place = {step.patch: slice(i * samples, (i + 1) * samples) for i, step in enumerate(steps)}
         joined = 0
         for layer in range(steps[0].joins, experiment.layers + 1):
@@ -180,12 +181,12 @@ class _Stairs:
             if layer == experiment.layers:
                 break
             past = self._base.past[layer].before(position, base.repeat(joined))
-            answer = experiment.readout.tokens if layer == experiment.layers - 1 else live
+            answer = experiment.pair.readout.tokens if layer == experiment.layers - 1 else live
             held = [step.patch for step in steps[:joined]]
             with self._holding(held, layer, at, len(states)) if answer == live else ExitStack():
                 states = self._block(layer, states, past, answer)[0]
         self.passes += 1
-        return states[:, -experiment.readout.tokens :]
+        return states[:, -experiment.pair.readout.tokens :]
 
     @contextmanager
     def _holding(self, patches: Sequence[Patch], layer: int, at: int, rows: int) -> Iterator[None]:
@@ -205,7 +206,7 @@ class _Stairs:
     def _setting(
         self, kind: Kind, layer: int, rows: int, patches: list[int], values: list[Float[Tensor, "_ d_model"]]
     ) -> Trace:
-        samples, model = self.experiment.samples, self.experiment.model
+        samples, model = self.experiment.pair.samples, self.experiment.pair.model
         chosen: Int[Tensor, "patches samples"] = torch.tensor(patches, device=model.device)[:, None] * samples
         chosen = chosen + torch.arange(samples, device=model.device)
         wanted = torch.stack([value.expand(samples, -1) for value in values])
@@ -225,7 +226,7 @@ class _Stairs:
 
     def _run(self, states: Float[Tensor, "rows live d_model"]) -> _Run:
         """A whole run from the subject on, block by block."""
-        model, rows = self.experiment.model, len(states)
+        model, rows = self.experiment.pair.model, len(states)
         run = _Run([states], [], {"mlp": [], "attention": []})
         for layer in range(self.experiment.layers):
             past = self._replay.keys_values[layer].before(self._start, torch.zeros(rows, dtype=torch.long))
@@ -244,12 +245,12 @@ class _Stairs:
 
     def _noised(self) -> Float[Tensor, "samples width d_model"]:
         """Input of the first block in each corrupted run."""
-        model = self.experiment.model
-        batch = pad([self.experiment.ids] * self.experiment.samples, device=model.device)
+        model = self.experiment.pair.model
+        batch = pad([self.experiment.pair.ids] * self.experiment.pair.samples, device=model.device)
         first = model.anatomy.names("state")[0]
         with (
             Trace(model.hf, first, retain_output=False, retain_input=True, stop=True) as trace,
-            corrupting(self.experiment),
+            self.experiment.pair.corrupting(),
         ):
             model.hf.base_model(**model.inputs(batch))
-        return hidden(trace.input, self.experiment.samples)
+        return hidden(trace.input, self.experiment.pair.samples)

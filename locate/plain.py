@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from locate.experiment import Experiment, Grids, Patch, unpatched
-from surgery.hooks import Trace, TraceDict, hidden, with_hidden
+from surgery.hooks import TraceDict, hidden, with_hidden
 from surgery.progress import bar
 from surgery.site import KINDS, Kind
 from surgery.tokens import pad
@@ -46,8 +45,8 @@ class _Runs:
 
     def watched(self, *, corrupted: bool) -> tuple[Float[Tensor, " rows"], Outputs]:
         """The metric and all outputs of the clean run, or of the corrupted ones."""
-        experiment, hf, anatomy = self._experiment, self._experiment.model.hf, self._experiment.model.anatomy
-        rows = experiment.samples if corrupted else 1
+        experiment, hf, anatomy = self._experiment, self._experiment.pair.model.hf, self._experiment.pair.model.anatomy
+        rows = experiment.pair.samples if corrupted else 1
         names = [name for kind in KINDS for name in anatomy.names(kind)]
         trace = TraceDict(hf, names, detach=True, clone=True)  # Falcon adds to its mlp's output in place
         with trace:
@@ -59,7 +58,7 @@ class _Runs:
         self, patch: Patch, position: int, base: Outputs, other: Outputs, *, corrupted: bool
     ) -> Float[Tensor, " samples"]:
         """The metric with one cell's states exchanged."""
-        anatomy, states = self._experiment.model.anatomy, {}
+        anatomy, states = self._experiment.pair.model.anatomy, {}
         if patch.outputs is not None:
             source = other if patch.outputs.patched else base
             kind = patch.outputs.kind
@@ -68,34 +67,20 @@ class _Runs:
             states[anatomy.names("state")[patch.layer]] = other["state"][patch.layer][:, position]
 
         def exchange(output: Any, name: str) -> Any:
-            new = hidden(output, self._experiment.samples).clone()
+            new = hidden(output, self._experiment.pair.samples).clone()
             new[:, position] = states[name]
             return with_hidden(output, new)
 
-        with TraceDict(self._experiment.model.hf, states, retain_output=False, edit_output=exchange):
-            score = self._run(self._experiment.samples, corrupted)
+        with TraceDict(self._experiment.pair.model.hf, states, retain_output=False, edit_output=exchange):
+            score = self._run(self._experiment.pair.samples, corrupted)
         return score
 
     def _run(self, rows: int, corrupted: bool) -> Float[Tensor, " rows"]:
-        experiment, model = self._experiment, self._experiment.model
-        batch = pad([experiment.ids] * rows, device=model.device)
+        pair, model = self._experiment.pair, self._experiment.pair.model
+        batch = pad([pair.ids] * rows, device=model.device)
         self.passes += 1
-        self.token_layers += rows * len(experiment.ids) * experiment.layers
-        with corrupting(experiment) if corrupted else nullcontext():
+        self.token_layers += rows * len(pair.ids) * self._experiment.layers
+        with pair.corrupting() if corrupted else nullcontext():
             states = model.hf.base_model(**model.inputs(batch)).last_hidden_state
-        first = experiment.question.answer_start - 1
-        return experiment.readout(model.anatomy.head(states[:, first : first + experiment.readout.tokens]).float())
-
-
-@contextmanager
-def corrupting(experiment: Experiment) -> Iterator[None]:
-    """The subject's embeddings are the corrupted ones inside the block; the batch has a row a sample."""
-    model, span = experiment.model, experiment.span
-
-    def corrupt(output: Any, name: str) -> Any:
-        states = hidden(output, experiment.samples).clone()
-        states[:, span.start : span.stop] = experiment.corrupted
-        return with_hidden(output, states)
-
-    with Trace(model.hf, model.anatomy.embedding, retain_output=False, edit_output=corrupt):
-        yield
+        first = pair.question.answer_start - 1
+        return pair.readout(model.anatomy.head(states[:, first : first + pair.readout.tokens]).float())

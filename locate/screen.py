@@ -202,19 +202,19 @@ def screen(
     contrast = Contrast(model, fact, unit, metric, corruption, samples, seed)
     clean, corrupted = contrast.clean(), contrast.differentiated(method)
     layers = [_estimates(contrast, clean, corrupted, layer) for layer in range(len(contrast.sites))]
-    rows = len(contrast.noised)
+    rows = contrast.pair.samples
     errors = [one.std(0) / rows**0.5 if rows > 1 else torch.zeros_like(one[0]) for one in layers]
     return Screen(
         scores=torch.stack([one.mean(0) for one in layers], 1).cpu().numpy(),
         errors=torch.stack(errors, 1).cpu().numpy(),
         clean=float(clean.metric[0]),
         corrupted=float(corrupted.metric.double().mean()),
-        tokens=contrast.question.token_texts[: contrast.width],
-        subject=contrast.span,
+        tokens=contrast.pair.question.token_texts[: contrast.width],
+        subject=contrast.pair.span,
         unit=unit,
         metric=metric,
         method=method,
-        corruption=contrast.corruption,
+        corruption=contrast.pair.corruption,
         samples=rows,
         seed=seed,
         fact=fact,
