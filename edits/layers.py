@@ -23,6 +23,7 @@ from edits.scores import SCORES, close, harmonic, intervals, means
 from locate.profile import ROLES, AverageTrace
 from surgery.errors import SurgeryError
 from surgery.files import written_whole
+from surgery.numbers import json_numbers
 from surgery.site import Site
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ class TraceProfile:
     margin: Float[np.ndarray, " depth"]
     facts: int
     about: str
+
+    def as_record(self) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        return {**vars(self), "effect": json_numbers(self.effect), "margin": json_numbers(self.margin)}
 
     @classmethod
     def of(cls, average: AverageTrace) -> TraceProfile:
@@ -200,9 +205,9 @@ class Sweep:
             "settings": dict(self.settings),
             "layers": list(self.layers),
             "facts": list(self.facts),
-            "values": {name: [_plain(row) for row in self.values[name]] for name in MEASURES},
-            "unedited": {name: _plain(row) for name, row in self.unedited.items()},
-            "trace": trace and {**vars(trace), "effect": _plain(trace.effect), "margin": _plain(trace.margin)},
+            "values": {name: json_numbers(self.values[name]) for name in MEASURES},
+            "unedited": {name: json_numbers(row) for name, row in self.unedited.items()},
+            "trace": trace and trace.as_record(),
             "left_out": [list(one) for one in self.left_out],
             "failed": [list(one) for one in self.failed],
         }
@@ -273,7 +278,3 @@ class Sweep:
             f"trace: largest effect at layer {peak} ({self.trace.facts} facts); Spearman's correlation with the score "
             f"over {layers} layers {correlation:+.2f}; it had no say in the recommendation"
         ]
-
-
-def _plain(values: Float[np.ndarray, " numbers"]) -> list[float | None]:
-    return [None if np.isnan(one) else float(one) for one in values]

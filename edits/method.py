@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 from edits.objectives import Objective
 from edits.statistics import Statistics
 from surgery.edit import Edit
-from surgery.errors import SurgeryError
+from surgery.errors import check_choice
 from surgery.fact import Fact
 from surgery.model import Model
 from surgery.site import Site
@@ -54,7 +54,6 @@ def method_named(name: str, **settings: Any) -> Method:
     Raises:
         SurgeryError: there is none of that name.
     """
-    if name not in METHODS:
-        raise SurgeryError(f"there is no method {name!r}; choose one of {', '.join(METHODS)}")
+    check_choice("method", name, METHODS)
     made: Method = METHODS[name](**settings)
     return made

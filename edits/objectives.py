@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from surgery.errors import SurgeryError
+from surgery.errors import SurgeryError, check_choice
 from surgery.fact import SLOT, Fact
 from surgery.model import Model
 from surgery.predict import answer_logits
@@ -171,8 +171,7 @@ def objective_named(name: str) -> Objective:
     Raises:
         SurgeryError: there is none of that name.
     """
-    if name not in OBJECTIVES:
-        raise SurgeryError(f"there is no objective {name!r}; choose one of {', '.join(OBJECTIVES)}")
+    check_choice("objective", name, OBJECTIVES)
     return OBJECTIVES[name]()
 
 

@@ -24,9 +24,7 @@ import time
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-import numpy as np
 import torch
-from jaxtyping import Float
 
 from locate.corrupt import Corruption, Gaussian
 from locate.experiment import Direction, Experiment, Grids
@@ -35,9 +33,10 @@ from locate.metrics import Metric, Probability
 from locate.pair import Pair
 from locate.plain import plain_grids
 from locate.trace import Cost, Trace
-from surgery.errors import SurgeryError
+from surgery.errors import SurgeryError, check_choice
 from surgery.fact import Fact
 from surgery.model import Model
+from surgery.numbers import mean_and_error
 from surgery.predict import rate
 from surgery.replay import CannotReplay, Replay
 from surgery.site import KINDS, Kind
@@ -125,17 +124,17 @@ def causal_traces(
         grids = _grids(method, experiment, tokens, progress)
     rank = rate(model, [(fact.prompt, fact.target)])[0].rank
     cost = Cost(grids.passes, grids.token_layers, time.perf_counter() - started, len(kinds))
-    corrupted, scale = _scale(grids, metric)
+    offset, scale = _normalising(grids, metric)
     traces = []
     for kind in kinds:
-        scores = (grids.grids[kind].double().cpu().numpy() - corrupted[1]) * scale
-        mean, error = _mean_and_error(scores)
+        scores = (grids.grids[kind].double().cpu().numpy() - offset) * scale
+        mean, error = mean_and_error(scores)
         traces.append(
             Trace(
                 scores=mean,
                 errors=error,
-                clean=(grids.clean - corrupted[1]) * scale,
-                corrupted=corrupted[0],
+                clean=(grids.clean - offset) * scale,
+                corrupted=(float(grids.corrupted.double().mean()) - offset) * scale,
                 rank=rank,
                 tokens=pair.question.token_texts[: pair.question.answer_start],
                 subject=pair.span,
@@ -175,15 +174,10 @@ def check_options(
             raise SurgeryError(f"there is no kind {kind!r} to patch; choose one of {', '.join(KINDS)}")
     if not kinds or len(set(kinds)) < len(kinds):
         raise SurgeryError(f"give each kind to trace once, not {list(kinds)}")
-    for name, value, allowed in (
-        ("tracing method", method, ("fast", "plain")),
-        ("direction", direction, get_args(Direction)),
-        ("choice of positions", positions, get_args(Positions)),
-        ("path to sever", severed, (None, "mlp", "attention")),
-    ):
-        if value not in allowed:
-            names = ", ".join(str(one) for one in allowed if one)
-            raise SurgeryError(f"there is no {name} {value!r}; choose one of {names}")
+    check_choice("tracing method", method, ("fast", "plain"))
+    check_choice("direction", direction, get_args(Direction))
+    check_choice("choice of positions", positions, get_args(Positions))
+    check_choice("path to sever", severed, (None, "mlp", "attention"))
     if severed and tuple(kinds) != ("state",):
         raise SurgeryError(f"a path is severed above a patched state; trace kind 'state' alone, not {list(kinds)}")
     if samples < 1 or window < 1 or (tokens is not None and tokens < 1):
@@ -207,21 +201,13 @@ def _grids(method: str, experiment: Experiment, tokens: int | None, progress: bo
     return plain_grids(experiment, progress=progress)
 
 
-def _scale(grids: Grids, metric: Metric) -> tuple[tuple[float, float], float]:
-    """The corrupted runs' metric to show, what to subtract from all scores, and what to multiply them by then."""
-    corrupted = float(grids.corrupted.double().mean())
+def _normalising(grids: Grids, metric: Metric) -> tuple[float, float]:
+    """What to subtract from a metric's values and what to multiply them by then; a plain metric stays as it is."""
     if not metric.normalised:
-        return (corrupted, 0.0), 1.0
+        return 0.0, 1.0
+    corrupted = float(grids.corrupted.double().mean())
     if abs(grids.clean - corrupted) < 1e-3:
         raise SurgeryError(
             f"the corruption does not change the {metric.name}, so it cannot be normalised; use a stronger corruption"
         )
-    return (0.0, corrupted), 1 / (grids.clean - corrupted)
-
-
-def _mean_and_error(
-    scores: Float[np.ndarray, "positions layers samples"],
-) -> tuple[Float[np.ndarray, "positions layers"], Float[np.ndarray, "positions layers"]]:
-    rows = scores.shape[-1]
-    error = scores.std(-1, ddof=1) / np.sqrt(rows) if rows > 1 else scores[..., 0] * 0
-    return scores.mean(-1), error
+    return corrupted, 1 / (grids.clean - corrupted)

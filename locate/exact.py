@@ -22,6 +22,7 @@ from locate.screen import Screen
 from locate.trace import Trace
 from surgery.errors import SurgeryError
 from surgery.model import Model
+from surgery.numbers import mean_and_error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -152,13 +153,13 @@ def verified(screen: Screen, model: Model, units: Sequence[Unit]) -> Verified:
     _check_metric(screen, clean, corrupted)
     shifts = [_shift(contrast, clean, corrupted, unit) for unit in units]
     effects = (contrast.restored(units, shifts) - corrupted.metric).double().cpu().numpy()
-    rows = effects.shape[1]
+    exact, errors = mean_and_error(effects)
     return Verified(
         screen=screen,
         units=tuple(units),
         estimated=np.array([screen.score(unit) for unit in units]),
-        exact=effects.mean(1),
-        errors=effects.std(1, ddof=1) / np.sqrt(rows) if rows > 1 else np.zeros(len(units)),
+        exact=exact,
+        errors=errors,
         forwards=contrast.forwards,
         seconds=time.perf_counter() - started,
     )

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from surgery.errors import SurgeryError
+from surgery.errors import SurgeryError, check_choice
 from surgery.fact import Fact
 from surgery.model import Model
 from surgery.tokens import Question, ask
@@ -147,6 +147,5 @@ def metric_named(name: str) -> Metric:
     Raises:
         SurgeryError: there is none of that name.
     """
-    if name not in METRICS:
-        raise SurgeryError(f"there is no metric {name!r}; choose one of {', '.join(METRICS)}")
+    check_choice("metric", name, METRICS)
     return METRICS[name]()

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from locate.trace import Trace
+from surgery.numbers import json_numbers
 from surgery.site import Kind
 from surgery.tokens import Span
 
@@ -81,21 +82,21 @@ class AverageTrace:
         lines = [
             f"{len(self.facts)} facts; {len(self.unknown)} the model does not know, {len(self.failed)} not traced; "
             f"checks hold in {self.sane}",
-            f"{self.settings['metric']}: clean {self.clean[0]:.3f} ± {self.clean[1]:.3f}, "
-            f"corrupted {self.corrupted[0]:.3f} ± {self.corrupted[1]:.3f}",
+            f"{self.settings['metric']}: clean {_within(*self.clean)}, corrupted {_within(*self.corrupted)}",
         ]
         for kind, profile in self.profiles.items():
             role, layer = self.peak(kind)
             at = ROLES.index(role), layer
-            lines.append(f"{kind}: {profile.mean[at]:.3f} ± {profile.margin[at]:.3f} at layer {layer}, {role} token")
+            found = _within(profile.mean[at], profile.margin[at])
+            lines.append(f"{kind}: {found} at layer {layer}, {role} token")
         return lines
 
     def as_record(self) -> dict[str, Any]:
         """Everything, as JSON values."""
         profiles = {
             kind: {
-                "mean": _plain(one.mean),
-                "margin": _plain(one.margin),
+                "mean": json_numbers(one.mean),
+                "margin": json_numbers(one.margin),
                 "count": list(one.count),
                 "peaks": list(one.peaks),
             }
@@ -107,8 +108,8 @@ class AverageTrace:
             "settings": self.settings,
             "roles": list(ROLES),
             "profiles": profiles,
-            "clean": _plain(np.array([self.clean]))[0],
-            "corrupted": _plain(np.array([self.corrupted]))[0],
+            "clean": json_numbers(np.array(self.clean)),
+            "corrupted": json_numbers(np.array(self.corrupted)),
             "facts": list(self.facts),
             "unknown": [list(one) for one in self.unknown],
             "failed": [list(one) for one in self.failed],
@@ -192,5 +193,6 @@ def _of_numbers(values: Sequence[float]) -> tuple[float, float]:
     return float(mean[0]), float(margin[0])
 
 
-def _plain(values: Float[np.ndarray, "rows columns"]) -> list[list[float | None]]:
-    return [[None if np.isnan(one) else float(one) for one in row] for row in values]
+def _within(mean: float, margin: float) -> str:
+    """A mean with its interval, where there is one."""
+    return f"{mean:.3f}" + ("" if np.isnan(margin) else f" ± {margin:.3f}")

@@ -27,7 +27,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -38,6 +37,7 @@ from locate.relevance import RelevancePatching
 from surgery.errors import SurgeryError
 from surgery.fact import Fact
 from surgery.model import Model
+from surgery.numbers import mean_and_error
 from surgery.tokens import Span
 
 if TYPE_CHECKING:
@@ -201,12 +201,13 @@ def screen(
     started = time.perf_counter()
     contrast = Contrast(model, fact, unit, metric, corruption, samples, seed)
     clean, corrupted = contrast.clean(), contrast.differentiated(method)
-    layers = [_estimates(contrast, clean, corrupted, layer) for layer in range(len(contrast.sites))]
-    rows = contrast.pair.samples
-    errors = [one.std(0) / rows**0.5 if rows > 1 else torch.zeros_like(one[0]) for one in layers]
+    layers = [
+        mean_and_error(_estimates(contrast, clean, corrupted, layer).movedim(0, -1).cpu().numpy())
+        for layer in range(len(contrast.sites))
+    ]
     return Screen(
-        scores=torch.stack([one.mean(0) for one in layers], 1).cpu().numpy(),
-        errors=torch.stack(errors, 1).cpu().numpy(),
+        scores=np.stack([mean for mean, _ in layers], 1),
+        errors=np.stack([error for _, error in layers], 1),
         clean=float(clean.metric[0]),
         corrupted=float(corrupted.metric.double().mean()),
         tokens=contrast.pair.question.token_texts[: contrast.width],
@@ -215,7 +216,7 @@ def screen(
         metric=metric,
         method=method,
         corruption=contrast.pair.corruption,
-        samples=rows,
+        samples=contrast.pair.samples,
         seed=seed,
         fact=fact,
         model=model.source,

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from locate.experiment import Direction
 from surgery.fact import Fact
+from surgery.numbers import json_numbers
 from surgery.site import Kind, Site
 from surgery.tokens import Span
 
@@ -144,8 +145,8 @@ class Trace:
             "peak": self.peak().name,
             "peak_in_subject": self.peak(self.subject).name,
             "sanity": self.sanity(),
-            "scores": _rows(self.scores),
-            "errors": _rows(self.errors),
+            "scores": json_numbers(self.scores),
+            "errors": json_numbers(self.errors),
             "cost": dataclasses.asdict(self.cost),
         }
 
@@ -167,7 +168,3 @@ class Trace:
         from locate.figures import heat_map
 
         return heat_map(self, ax)
-
-
-def _rows(values: Float[np.ndarray, "positions layers"]) -> list[list[float | None]]:
-    return [[None if np.isnan(one) else float(one) for one in row] for row in values]

@@ -60,9 +60,6 @@ def converted_gguf(file: Path) -> Path:
         # another process may have finished first: its folder is as good
         with contextlib.suppress(OSError):
             work.rename(folder)
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise SurgeryError(f"cannot read {file} as a GGUF model: {reason}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return folder
@@ -70,13 +67,25 @@ def converted_gguf(file: Path) -> Path:
 
 def _convert(file: Path, folder: Path) -> None:
     where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    hf = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, trust_remote_code=False)
+    # what the reader raises depends on what is broken in the file
+    try:
+        hf = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+        raise SurgeryError(f"cannot read {file} as a GGUF model: {_reason(error)}") from error
     # dequantised by now, but transformers would refuse to save it as something quantised
     if hasattr(hf.config, "quantization_config"):
         del hf.config.quantization_config
     vars(hf).update(hf_quantizer=None, is_quantized=False)
-    hf.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(**where, trust_remote_code=False).save_pretrained(folder)
+    try:
+        hf.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except OSError as error:
+        raise SurgeryError(f"cannot keep the converted model in {folder.parent}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def usable_folder(folder: Path) -> Path:

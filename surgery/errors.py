@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class SurgeryError(ValueError):
     """A value the user gave cannot be used; the command line answers it with exit code 2."""
@@ -26,3 +28,16 @@ class UnsupportedModel(SurgeryError):
 
 class WrongWeights(SurgeryError):
     """An edit or statistics made for other weights than the ones at hand."""
+
+
+def check_choice(what: str, value: object, allowed: Iterable[object]) -> None:
+    """Refuse a value that is not one of those allowed, which the message names.
+
+    Raises:
+        SurgeryError: it is not.
+    """
+    choices = list(allowed)
+    if value not in choices:
+        raise SurgeryError(
+            f"there is no {what} {value!r}; choose one of {', '.join(str(one) for one in choices if one)}"
+        )

@@ -20,8 +20,8 @@ def axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
     return plt.subplots(figsize=size, dpi=200, layout="constrained")[1] if ax is None else ax
 
 
-def glyphs(text: str) -> str:
-    """A text with the characters that no font of `font.family` has written as their code.
+def glyphs(text: str, instead: str | None = None) -> str:
+    """A text with the characters that no font of `font.family` has written as their code, or as `instead`.
 
     For other scripts, name a font that has them: `plt.rcParams["font.family"] = ["DejaVu Sans", "Noto Sans CJK JP"]`.
     """
@@ -30,7 +30,7 @@ def glyphs(text: str) -> str:
     families = [font_manager.FontProperties(family=[name]) for name in plt.rcParams["font.family"]]
     fonts = [font_manager.get_font(font_manager.findfont(one)) for one in families]
     known = {one: one.isspace() or any(font.get_char_index(ord(one)) for font in fonts) for one in set(text)}
-    return "".join(one if known[one] else f"[{ord(one):X}]" for one in text)
+    return "".join(one if known[one] else instead or f"[{ord(one):X}]" for one in text)
 
 
 def drawable(text: str) -> str:

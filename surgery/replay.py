@@ -65,6 +65,7 @@ class _Past(DynamicCache):
         self.seen: KeysValues | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Keys and values of all positions, from a block's own of the live ones."""
         if self._past is not None:
             key_states = torch.cat([self._past.keys, key_states], -2)
             value_states = torch.cat([self._past.values, value_states], -2)
@@ -74,6 +75,7 @@ class _Past(DynamicCache):
         return key_states, value_states
 
     def get_seq_length(self, *args: Any, **kwargs: Any) -> int:
+        """How many positions come before the live ones."""
         return 0 if self._past is None else self._past.keys.shape[-2]
 
 
@@ -86,6 +88,7 @@ class _Axes:
     per_row: int
 
     def fit(self, value: Tensor, start: int, rows: int) -> Tensor:
+        """The argument for queries from `start` on and so many rows."""
         if self.query >= 0:
             value = value.narrow(self.query, start, value.shape[self.query] - start)
         if self.row < 0:

@@ -47,7 +47,7 @@ def role_map(average: AverageTrace, kind: Kind, ax: Axes | None = None) -> Axes:
     _layer_ticks(ax, mean.shape[1], 0.5)
     bar = ax.figure.colorbar(image, ax=ax)
     bar.ax.tick_params(labelsize=6, length=2)
-    ax.set_title(f"Mean effect of {NAMES[kind]} over {len(average.facts)} facts", fontsize=8)
+    ax.set_title(f"Mean effect of {NAMES[kind]} over {_count(average)}", fontsize=8)
     ax.set_xlabel(f"{_what(average, kind)}\n{_note(average)}", fontsize=6.5, linespacing=1.4)
     return ax
 
@@ -137,6 +137,10 @@ def _what(average: AverageTrace, kind: Kind) -> str:
 def _note(average: AverageTrace) -> str:
     return (
         f"{average.settings['metric']}: clean {average.clean[0]:.3f}, corrupted {average.corrupted[0]:.3f}; "
-        f"{len(average.facts)} facts\n{average.settings['corruption']}, {average.settings['samples']} samples a fact; "
+        f"{_count(average)}\n{average.settings['corruption']}, {average.settings['samples']} samples a fact; "
         f"checks hold in {average.sane} of {len(average.facts)}"
     )
+
+
+def _count(average: AverageTrace) -> str:
+    return f"{len(average.facts)} fact{'s' if len(average.facts) > 1 else ''}"

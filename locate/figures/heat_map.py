@@ -77,10 +77,11 @@ def _note(trace: Trace) -> str:
     failed = [name for name, held in checks.items() if not held]
     sane = "CHECK FAILED: " + ", ".join(failed) if failed else "; ".join(checks)
     known = "" if trace.known else f"\nnot known: the answer has rank {trace.rank}"
+    error = f"{trace.samples} samples, largest standard error {np.nanmax(trace.errors):.3f}"
+    drawn = error if trace.samples > 1 else "one sample"
     text = (
         f"{trace.metric}: clean {trace.clean:.3f}, corrupted {trace.corrupted:.3f}; dot: peak, {trace.peak()}\n"
-        f"{trace.corruption}, {trace.samples} sample{'s' if trace.samples > 1 else ''}, "
-        f"largest standard error {np.nanmax(trace.errors):.3f}\n{sane}{known}"
+        f"{trace.corruption}, {drawn}\n{sane}{known}"
     )
     return drawable(text)
 

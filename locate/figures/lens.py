@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, get_args
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib import font_manager
 from matplotlib.colors import LogNorm, Normalize
 
 from surgery.errors import SurgeryError
-from surgery.figures import axes
+from surgery.figures import axes, glyphs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,8 +91,7 @@ def lens_table(
 def short(token: str) -> str:
     """A token as a cell shows it: without its space, cut, line breaks and what the font lacks made visible."""
     text = token.strip(" ").replace("\n", "↵").replace("\t", "→").replace("\r", "↵") or "␣"
-    font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties(family=plt.rcParams["font.family"])))
-    text = "".join(one if font.get_char_index(ord(one)) and one.isprintable() else "□" for one in text)
+    text = glyphs("".join(one if one.isprintable() else "□" for one in text), instead="□")
     return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
 
 

@@ -5,19 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_model, tiny_tokenizer
 
 from locate import Gaussian, SwapSubject, Uniform, causal_trace
 from locate.corrupt import Corruption, embed, subject_embedding_std
-from surgery import Fact, Model, SurgeryError, example_facts, load
+from surgery import Fact, Model, SurgeryError, example_facts
 from surgery.tokens import ask_fact
 
 SAMPLES, SEED = 5, 7
-
-
-@pytest.fixture(scope="module")
-def gpt2() -> Model:
-    return load((tiny_model("gpt2"), tiny_tokenizer()))
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_model, tiny_tokenizer
 
 from locate import GradientActivation, HardConcrete, IntegratedGradients, LogProbIncrease, ZeroOut, zeroed
 from locate.neurons.activations import activations, answer_log_prob, columns
 from locate.neurons.stream import read_stream
 from locate.neurons.text import check_told
-from surgery import Fact, Model, Neighbour, Neuron, Site, SurgeryError, load, rate
+from surgery import Fact, Model, Neighbour, Neuron, Site, SurgeryError, rate
 from surgery.hooks import TraceDict, hidden
 from surgery.tokens import ask, ask_fact
 
@@ -33,16 +32,6 @@ METHODS = [
 @pytest.fixture(scope="module")
 def short() -> Fact:
     return Fact(subject="Paris", template="In {} the", target="city", neighbours=[Neighbour("In Rome the", "city")])
-
-
-@pytest.fixture(scope="module")
-def gpt2() -> Model:
-    return load((tiny_model("gpt2"), tiny_tokenizer()))
-
-
-@pytest.fixture(scope="module")
-def llama() -> Model:
-    return load((tiny_model("llama"), tiny_tokenizer()))
 
 
 def log_prob(model: Model, fact: Fact) -> float:

@@ -260,7 +260,11 @@ def test_bars_are_the_scores(attributed: Attribution) -> None:
 @pytest.mark.parametrize("text", ["$", "$x_{1}$", "\n", "", "\\frac{", "�" * 40, "\x00", "%d"])
 def test_any_word_can_be_drawn(attributed: Attribution, text: str) -> None:
     words = tuple(dataclasses.replace(one, promotes=(text,) * 5) for one in attributed.promotes)
-    dataclasses.replace(attributed, promotes=words).plot().figure.canvas.draw()
+    ax = dataclasses.replace(attributed, promotes=words).plot()
+    ax.figure.canvas.draw()
+    # three times the same word, whatever it is shown as
+    assert all(len(set(label.get_text().split(" · "))) == 1 for label in ax.texts)
+    assert len(ax.texts) == len(words)
 
 
 def test_the_exact_scores_choose_neurons_that_hold_the_fact(toy: Toy) -> None:

@@ -16,6 +16,7 @@ from tiny import tiny_model, tiny_tokenizer
 from locate import LogProbability, Unit, agreement, causal_trace, screen, verified
 from locate.exact import Agreement
 from surgery import Model, SurgeryError, load
+from surgery.figures import drawable
 
 
 def test_the_top_is_by_magnitude(llama: Model) -> None:
@@ -158,6 +159,10 @@ def test_estimates_are_drawn_against_exact_effects(llama: Model) -> None:
 def test_any_text_can_be_drawn(llama: Model, text: str) -> None:
     found = screened(llama, unit="head", samples=1)
     hostile = dataclasses.replace(found, tokens=(text,) * len(found.tokens), fact=FACT.replace(target=text), model=text)
-    hostile.plot().figure.canvas.draw()
-    hostile.plot(position=0).figure.canvas.draw()
-    dataclasses.replace(found.verify(llama, 3), screen=hostile).plot().figure.canvas.draw()
+    whole, at_one, checked = hostile.plot(), hostile.plot(position=0), found.verify(llama, 3)
+    against = dataclasses.replace(checked, screen=hostile).plot()
+    for ax in (whole, at_one, against):
+        ax.figure.canvas.draw()
+    assert all(label.get_text().startswith(drawable(text)) for label in whole.get_yticklabels())
+    assert drawable(repr(text)) in at_one.get_title()
+    assert drawable(text) in against.get_title()

@@ -21,11 +21,6 @@ Toy = tuple[Model, list[Fact]]
 
 
 @pytest.fixture(scope="module")
-def gpt2() -> Model:
-    return load((tiny_model("gpt2"), tiny_tokenizer()))
-
-
-@pytest.fixture(scope="module")
 def short() -> Fact:
     return Fact(subject="Paris", template="In {} the", target="city of Rome")
 

@@ -11,19 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_model, tiny_tokenizer
 
 from locate import Gaussian, Trace, causal_trace, causal_traces
 from locate.corrupt import subject_embedding_std
-from surgery import Fact, Model, Site, Span, SurgeryError, load
+from surgery import Fact, Model, Site, Span, SurgeryError
 from surgery.site import Kind
 
 SAMPLES, SEED, STD = 2, 4, 0.7
-
-
-@pytest.fixture(scope="module")
-def gpt2() -> Model:
-    return load((tiny_model("gpt2"), tiny_tokenizer()))
 
 
 @pytest.fixture(scope="module")
