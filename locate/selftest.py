@@ -171,11 +171,7 @@ def selftest(
         SurgeryError: an option is out of range.
     """
     check_told(told)
-    known = invented_facts()
-    if isinstance(facts, int):
-        if not 1 <= facts <= len(known):
-            raise SurgeryError(f"there are {len(known)} invented facts; give a number from 1 to that, not {facts}")
-        facts = [known[i] for i in np.random.RandomState(seed).permutation(len(known))[:facts]]
+    facts = _drawn(facts, seed) if isinstance(facts, int) else facts
     if not all(0 < one <= 1 for one in (share, *at)) or not facts or not at:
         raise SurgeryError(f"share {share} and at {tuple(at)} are shares of a layer's neurons, above 0 and at most 1")
     if steps < 1 or limit <= 0:
@@ -225,6 +221,14 @@ def recall_at(
             for best, own in zip(order.tolist(), neurons.tolist(), strict=True)
         ]
     )
+
+
+def _drawn(count: int, seed: int) -> list[Fact]:
+    """So many of the invented facts."""
+    known = invented_facts()
+    if not 1 <= count <= len(known):
+        raise SurgeryError(f"there are {len(known)} invented facts; give a number from 1 to that, not {count}")
+    return [known[i] for i in np.random.RandomState(seed).permutation(len(known))[:count]]
 
 
 def _locators(model: Model, told: Told, left_out: list[str]) -> list[Method]:

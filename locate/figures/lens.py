@@ -12,6 +12,7 @@ from surgery.figures import axes, glyphs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
     from locate.lens import Lens
 
@@ -45,24 +46,7 @@ def lens_table(
     shown = np.asarray(getattr(lens, colour), dtype=float)[rows]
     # late layers on top: the first row drawn is the last layer
     image = ax.imshow(shown, cmap=MAPS[colour], norm=_norm(lens, colour), aspect="auto", interpolation="nearest")
-    for i, row in enumerate(rows):
-        for j, token in enumerate(lens.likeliest[row]):
-            red, green, blue, _ = image.cmap(image.norm(shown[i, j]))
-            dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
-            text = short(token) + (f"\n{_number(shown[i, j], colour)}" if numbers else "")
-            ax.text(
-                j,
-                i,
-                text,
-                ha="center",
-                va="center",
-                fontsize=5.4,
-                linespacing=0.95,
-                color="white" if dark else "black",
-                fontweight="bold" if lens.rank[row, j] == 1 else "normal",
-                parse_math=False,
-                clip_on=True,
-            )
+    _write(ax, lens, rows, colour, image, numbers=numbers)
     ax.set_yticks(range(len(rows)), ["emb." if lens.layers[row] < 0 else str(lens.layers[row]) for row in rows])
     marks = ["*" if lens.subject is not None and position in lens.subject else "" for position in lens.positions]
     ax.set_xticks(
@@ -86,6 +70,29 @@ def lens_table(
     bar.ax.tick_params(labelsize=6, length=2)
     bar.set_label(what[colour], fontsize=7, parse_math=False)
     return ax
+
+
+def _write(ax: Axes, lens: Lens, rows: list[int], colour: Colour, image: AxesImage, *, numbers: bool) -> None:
+    """The likeliest tokens, in a colour that can be read on the cell's."""
+    shown = np.asarray(image.get_array())
+    for i, row in enumerate(rows):
+        for j, token in enumerate(lens.likeliest[row]):
+            red, green, blue, _ = image.cmap(image.norm(shown[i, j]))
+            dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+            text = short(token) + (f"\n{_number(shown[i, j], colour)}" if numbers else "")
+            ax.text(
+                j,
+                i,
+                text,
+                ha="center",
+                va="center",
+                fontsize=5.4,
+                linespacing=0.95,
+                color="white" if dark else "black",
+                fontweight="bold" if lens.rank[row, j] == 1 else "normal",
+                parse_math=False,
+                clip_on=True,
+            )
 
 
 def short(token: str) -> str:

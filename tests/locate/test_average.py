@@ -68,6 +68,7 @@ def test_one_fact_has_no_interval(traces: list[tuple[Trace, ...]]) -> None:
     assert np.isnan(found.profiles["state"].margin).all()
     np.testing.assert_allclose(found.profiles["state"].mean[ROLES.index("last")], traces[0][0].effects[-1], rtol=1e-12)
     json.dumps(found.as_record(), allow_nan=False)
+    assert not any("nan" in line or "±" in line for line in found.told())
 
 
 def test_unknown_facts_are_left_out_and_said(toy: tuple[Model, list[Fact]]) -> None:

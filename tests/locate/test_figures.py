@@ -73,6 +73,10 @@ def test_the_note_says_what_one_needs_to_judge_the_map(traced: Trace) -> None:
         assert part in told
     broken = dataclasses.replace(traced, scores=traced.scores + np.linspace(0, 0.1, len(traced.tokens))[::-1, None])
     assert "CHECK FAILED: no effect left of the subject" in broken.plot().get_xlabel()
+    assert "largest standard error" in told
+    single = dataclasses.replace(traced, samples=1, errors=traced.errors * 0).plot().get_xlabel()
+    assert "one sample" in single
+    assert "standard error" not in single
     unknown = dataclasses.replace(traced, rank=7)
     assert "not known: the answer has rank 7" in unknown.plot().get_xlabel()
 

@@ -169,6 +169,22 @@ def left_in(cache: Path) -> list[Path]:
     return [path for path in cache.rglob("*") if path != cache / "models"]
 
 
+def test_a_full_disk_is_not_a_bad_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SURGERY_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "some.gguf").write_bytes(b"some weights")
+    model = tiny_model("llama")
+
+    def full(folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(model, "save_pretrained", full)
+    monkeypatch.setattr(checkpoint.AutoModelForCausalLM, "from_pretrained", lambda **_: model)
+    monkeypatch.setattr(checkpoint.AutoTokenizer, "from_pretrained", lambda **_: tiny_tokenizer())
+    with pytest.raises(SurgeryError, match=r"cannot keep the converted model in .*No space left on device"):
+        converted_gguf(tmp_path / "some.gguf")
+    assert left_in(tmp_path / "cache") == []
+
+
 def test_an_interrupted_conversion_leaves_nothing_and_the_next_one_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
