@@ -172,7 +172,7 @@ def left_in(cache: Path) -> list[Path]:
 def test_a_full_disk_is_not_a_bad_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SURGERY_CACHE", str(tmp_path / "cache"))
     (tmp_path / "some.gguf").write_bytes(b"some weights")
-    model = tiny_model("llama")
+    model = ARCHITECTURES["llama"]()
 
     def full(folder: Path) -> None:
         raise OSError(28, "No space left on device")
