@@ -31,6 +31,7 @@ from surgery.errors import SurgeryError
 from surgery.fact import SLOT, Fact
 from surgery.hooks import frozen
 from surgery.model import Model
+from surgery.progress import bar
 from surgery.replay import CannotReplay
 from surgery.site import Site
 from surgery.tokens import pad
@@ -83,6 +84,7 @@ class Value:
         shift: delta; the new value is old + shift.
         losses: the loss at each step.
         prompts: every text that was read.
+        facts: what it is the value of: facts with one key, which share one shift.
     """
 
     key: Float[Tensor, " d_ff"]
@@ -91,6 +93,24 @@ class Value:
     shift: Float[Tensor, " d_model"]
     losses: tuple[float, ...]
     prompts: tuple[str, ...]
+    facts: tuple[Fact, ...]
+
+
+def find_values(
+    model: Model,
+    facts: Sequence[Fact],
+    site: Site,
+    objective: Objective,
+    contexts: Sequence[str],
+    search: ValueSearch,
+    *,
+    progress: bool = False,
+) -> tuple[Value, ...]:
+    """The value of each fact, found on the model as it is."""
+    return tuple(
+        find_value(model, fact, site, objective, contexts, search)
+        for fact in bar(facts, "values", show=progress and len(facts) > 1)
+    )
 
 
 def find_value(
@@ -111,7 +131,7 @@ def find_value(
         reader = _reader(model, site, rows, search)
         shift, losses = _descend(reader, rows, objective.loss(model, fact), old, search)
     agreement = torch.nn.functional.cosine_similarity(keys, key[None], dim=1).min()
-    return Value(key, float(agreement), old, shift, losses, rows.prompts)
+    return Value(key, float(agreement), old, shift, losses, rows.prompts, (fact,))
 
 
 def _reader(model: Model, site: Site, rows: Rows, search: ValueSearch) -> Reader:
