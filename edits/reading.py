@@ -1,11 +1,11 @@
-"""Reading a fact in contexts while a matrix's output at its subject is shifted, forwards and backwards.
+"""Reading facts in contexts while a matrix's output at their subjects is shifted, forwards and backwards.
 
-A value search reads the same rows again and again; only the shift changes. Two ways give the same log-probabilities:
+A value search reads the same rows again and again; only the shifts change. Two ways give the same log-probabilities:
 
-- `FullRuns` runs the model on all rows, with the shift added by a hook.
-- `Replayed` keeps what the shift cannot change: all blocks below the edited one, and all positions before the subject's
-  last token, whose keys and values it supplies from one run (`surgery.replay`). Rows whose subjects stand at about the
-  same position share a batch; padded on the right, they all have the positions and masks of the longest.
+- `FullRuns` runs the whole model on all rows, the vocabulary at every position included, as published.
+- `Replayed` keeps what the shifts cannot change: all blocks below the edited one, and all positions before a subject's
+  last token, whose keys and values it supplies from one run (`surgery.replay_rows`). The rows of all facts stand with
+  their subjects in one column of one batch, and the vocabulary is asked for only where an answer is predicted.
 """
 
 from __future__ import annotations
@@ -21,89 +21,168 @@ from torch import Tensor
 from edits.objectives import Objective
 from surgery.errors import SurgeryError
 from surgery.fact import SLOT, Fact
-from surgery.hooks import Trace, hidden, with_hidden
+from surgery.hooks import Trace, TraceDict, hidden, with_hidden
 from surgery.model import Model
 from surgery.products import fast_products
-from surgery.replay import KeysValues, Replay
+from surgery.replay import Replay
+from surgery.replay_rows import RowReplay
 from surgery.site import Site
-from surgery.tokens import Batch, ask_fact, encode, pad
-
-# rows share a batch while their subjects are at most so many positions apart
-APART = 4
+from surgery.tokens import Batch, align, ask_fact, encode, pad
 
 
 class Rows:
-    """The rows a value search reads: the fact in every context with its continuation, and the essence prompt last.
+    """The rows of facts that share one value: each fact in every context with its continuation, then the essence prompt.
 
     Attributes:
+        facts: the facts; their subject is the same.
         ids: token ids of each row.
         subject: position of the subject's last token in each row.
-        picked: positions that predict the answer, of the contexts' rows; the last position, of the essence prompt.
-        answer_ids: what they predict, in every context.
+        picked: positions that predict the answer; of the essence prompt, its last position.
+        answers: of each fact, what its rows predict in every context: [contexts, answer].
+        essence: whether the last row is an essence prompt; facts without a subject have none.
         prompts: every text that is read.
     """
 
-    def __init__(self, model: Model, fact: Fact, objective: Objective, contexts: Sequence[str], essence: str) -> None:
+    def __init__(
+        self, model: Model, facts: Sequence[Fact], objective: Objective, contexts: Sequence[str], essence: str
+    ) -> None:
         if not contexts:
             raise SurgeryError("give at least one context to read the prompt in; '{}' is the bare prompt")
-        continuation = objective.continuation(fact)
-        asked = [ask_fact(model.tokenizer, fact, continuation, context) for context in contexts]
-        if len({len(question.answer_ids) for question, _ in asked}) > 1:
-            raise SurgeryError(
-                f"{continuation!r} is cut into different tokens in different contexts; use other contexts"
-            )
-        start = essence.index(SLOT)
-        about = encode(model.tokenizer, essence.replace(SLOT, fact.subject))
-        self.prompts = (*(context.replace(SLOT, fact.prompt) for context in contexts), about.text)
-        self.ids = [*(question.ids for question, _ in asked), about.ids]
-        self.subject = [*(span.last for _, span in asked), about.span(start, start + len(fact.subject)).last]
-        self.answer_ids = torch.tensor([question.answer_ids for question, _ in asked], device=model.device)
-        count = self.answer_ids.shape[1]
-        self.picked = [
-            *([question.answer_start - 1 + i for i in range(count)] for question, _ in asked),
-            [len(about.ids) - 1],
-        ]
+        self.facts = tuple(facts)
+        self.ids: list[tuple[int, ...]] = []
+        self.subject: list[int] = []
+        self.picked: list[list[int]] = []
+        self.answers: list[Int[Tensor, "contexts answer"]] = []
+        prompts: list[str] = []
+        for fact in facts:
+            continuation = objective.continuation(fact)
+            asked = [ask_fact(model.tokenizer, fact, continuation, context) for context in contexts]
+            count = len(asked[0][0].answer_ids)
+            if any(len(question.answer_ids) != count for question, _ in asked):
+                raise SurgeryError(
+                    f"{continuation!r} is cut into different tokens in different contexts; use other contexts"
+                )
+            self.ids += [question.ids for question, _ in asked]
+            self.subject += [span.last for _, span in asked]
+            self.picked += [[question.answer_start - 1 + i for i in range(count)] for question, _ in asked]
+            self.answers.append(torch.tensor([question.answer_ids for question, _ in asked], device=model.device))
+            prompts += [context.replace(SLOT, fact.prompt) for context in contexts]
+        self.essence = bool(self.facts[0].subject)
+        if self.essence:
+            about = encode(model.tokenizer, essence.replace(SLOT, self.facts[0].subject))
+            start = essence.index(SLOT)
+            self.ids.append(about.ids)
+            self.subject.append(about.span(start, start + len(self.facts[0].subject)).last)
+            self.picked.append([len(about.ids) - 1])
+            prompts.append(about.text)
+        self.prompts = tuple(prompts)
+
+    @property
+    def tail(self) -> int:
+        """Most positions a row has from its subject's last token to its last prediction."""
+        return max(picked[-1] - subject + 1 for picked, subject in zip(self.picked, self.subject, strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What one group's rows say.
+
+    Attributes:
+        answers: of each fact, log-probabilities where its answer is predicted, at each depth that is read, the output
+            last: [depths, contexts, answer, vocab].
+        essence: log-probabilities after the essence prompt.
+    """
+
+    answers: tuple[Float[Tensor, "depths contexts answer vocab"], ...]
+    essence: Float[Tensor, " vocab"] | None
 
 
 @runtime_checkable
 class Reader(Protocol):
-    """Reads rows with a shift."""
+    """Reads the rows of several groups, each with its own shift."""
 
-    def __call__(
-        self, shift: Float[Tensor, " d_model"]
-    ) -> tuple[Float[Tensor, "contexts answer vocab"], Float[Tensor, " vocab"]]:
-        """Log-probabilities where the answer is predicted, and after the essence prompt."""
+    def __call__(self, shifts: Float[Tensor, "groups d_model"]) -> list[Reading]:
+        """One reading a group that is kept, in their order."""
         ...
+
+    def keep(self, groups: Sequence[int]) -> None:
+        """Go on with these of the groups only, numbered as they are now."""
+        ...
+
+
+class _Picked:
+    """Which predictions of which rows belong to whom."""
+
+    def __init__(self, groups: Sequence[Rows]) -> None:
+        self.groups = list(groups)
+
+    @property
+    def ids(self) -> list[tuple[int, ...]]:
+        """What comes after a row's last prediction changes nothing before it, so it is left away."""
+        return [
+            ids[: picked[-1] + 1] for rows in self.groups for ids, picked in zip(rows.ids, rows.picked, strict=True)
+        ]
+
+    @property
+    def subject(self) -> list[int]:
+        return [position for rows in self.groups for position in rows.subject]
+
+    def owners(self, device: torch.device) -> Int[Tensor, " rows"]:
+        """The group of each row."""
+        return torch.tensor([i for i, rows in enumerate(self.groups) for _ in rows.ids], device=device)
+
+    def places(self, starts: Int[Tensor, " rows"]) -> tuple[Int[Tensor, " picked"], Int[Tensor, " picked"]]:
+        """Row and column of every prediction, for rows that begin at the columns `starts`."""
+        flat = [picked for rows in self.groups for picked in rows.picked]
+        row = torch.tensor([i for i, picked in enumerate(flat) for _ in picked], device=starts.device)
+        position = torch.tensor([one for picked in flat for one in picked], device=starts.device)
+        return row, position + starts[row]
+
+    def readings(self, logits: Sequence[Float[Tensor, "picked vocab"]]) -> list[Reading]:
+        """Each group's reading, from the logits at every prediction, at each depth."""
+        depths = [one.float().log_softmax(-1) for one in logits]
+        made, at = [], 0
+        for rows in self.groups:
+            answers = []
+            for ids in rows.answers:
+                part = [one[at : at + ids.numel()].unflatten(0, ids.shape) for one in depths]
+                answers.append(torch.stack(part) if len(part) > 1 else part[0][None])
+                at += ids.numel()
+            made.append(Reading(tuple(answers), depths[-1][at] if rows.essence else None))
+            at += rows.essence
+        return made
 
 
 class FullRuns:
     """Reads rows by runs of the whole model."""
 
-    def __init__(self, model: Model, site: Site, rows: Rows) -> None:
-        self._model, self._rows, self._module = model, rows, model.anatomy.name(site)
-        self._batch: Batch = pad(rows.ids, device=model.device)
-        self._subject: Int[Tensor, " rows"] = self._batch.columns(rows.subject)
+    def __init__(self, model: Model, site: Site, groups: Sequence[Rows], depths: Sequence[int] = ()) -> None:
+        self._model, self._module = model, model.anatomy.name(site)
+        self._names = [model.anatomy.names("state")[layer] for layer in depths]
+        self._rows = _Picked(groups)
+        self._prepare()
 
-    def __call__(
-        self, shift: Float[Tensor, " d_model"]
-    ) -> tuple[Float[Tensor, "contexts answer vocab"], Float[Tensor, " vocab"]]:
+    def _prepare(self) -> None:
+        self._batch: Batch = pad(self._rows.ids, device=self._model.device)
+        self._subject: Int[Tensor, " rows"] = self._batch.columns(self._rows.subject)
+        self._owners = self._rows.owners(self._model.device)
+
+    def __call__(self, shifts: Float[Tensor, "groups d_model"]) -> list[Reading]:
         """By one run."""
-        with shifted(self._model, self._module, self._subject, shift):
-            states = self._model.normed_states(self._batch)
-        picked = [states[i, positions] for i, positions in enumerate(self._rows.picked)]
-        return _log_probs(self._model.anatomy.head(torch.cat(picked)), self._rows)
+        row, column = self._rows.places(self._batch.starts)
+        with (
+            shifted(self._model, self._module, self._subject, shifts[self._owners]),
+            TraceDict(self._model.hf, self._names) as trace,
+        ):
+            logits = self._model.hf(**self._model.inputs(self._batch)).logits
+        seen = [hidden(trace[name].output, len(self._batch.ids)) for name in self._names]
+        lens = [self._model.anatomy.unembed(states[row, column]) for states in seen]
+        return self._rows.readings([*lens, logits[row, column]])
 
-
-@dataclass(frozen=True, eq=False)
-class _Group:
-    """Rows that share a batch: which they are, and what of them the shift cannot change."""
-
-    rows: list[int]
-    replay: Replay
-    start: int
-    subject: Int[Tensor, " rows"]
-    states: Float[Tensor, "rows live d_model"]
-    past: list[KeysValues | None]
+    def keep(self, groups: Sequence[int]) -> None:
+        """Go on with these."""
+        self._rows = _Picked([self._rows.groups[i] for i in groups])
+        self._prepare()
 
 
 class Replayed:
@@ -113,53 +192,51 @@ class Replayed:
         CannotReplay: the model's blocks cannot be run one by one.
     """
 
-    def __init__(self, model: Model, site: Site, rows: Rows) -> None:
-        self._model, self._rows, self._site = model, rows, site
+    def __init__(
+        self,
+        model: Model,
+        site: Site,
+        groups: Sequence[Rows],
+        depths: Sequence[int] = (),
+        example: Replay | None = None,
+    ) -> None:
+        """With `example`, a recorded prompt of the model spares recording one."""
+        self._model, self._site, self._depths = model, site, tuple(depths)
         self._module = model.anatomy.name(site)
+        self._rows = _Picked(groups)
+        ids, subject = self._rows.ids, self._rows.subject
+        batch = align(ids, subject, device=model.device)
+        self._owners = self._rows.owners(model.device)
+        self._starts = -torch.tensor(subject, device=model.device)
         with torch.no_grad(), fast_products(model.device, model.dtype):
-            self._groups = [self._prepared(group) for group in _near(rows.subject)]
+            example = example or Replay(model, min(ids, key=len))
+            self._replay = RowReplay(model, example, batch, max(subject), site.layer)
 
-    def __call__(
-        self, shift: Float[Tensor, " d_model"]
-    ) -> tuple[Float[Tensor, "contexts answer vocab"], Float[Tensor, " vocab"]]:
+    def __call__(self, shifts: Float[Tensor, "groups d_model"]) -> list[Reading]:
         """By the blocks from the edited one up."""
-        picked: dict[int, Tensor] = {}
+        states, lens = self._replay.states, []
+        row, column = self._rows.places(self._starts)
+        at = torch.zeros(len(states), dtype=torch.long, device=states.device)
         with fast_products(self._model.device, self._model.dtype):
-            for group in self._groups:
-                states = group.states
-                for layer, past in enumerate(group.past, self._site.layer):
-                    if layer == self._site.layer:
-                        with shifted(self._model, self._module, group.subject - group.start, shift):
-                            states, _ = group.replay.block(layer, states, past)
-                    else:
-                        states, _ = group.replay.block(layer, states, past)
-                for i, row in enumerate(group.rows):
-                    picked[row] = states[i, [position - group.start for position in self._rows.picked[row]]]
-            logits = self._model.anatomy.unembed(torch.cat([picked[row] for row in range(len(picked))]))
-        return _log_probs(logits, self._rows)
+            for layer in self._replay.layers:
+                if layer == self._site.layer:
+                    with shifted(self._model, self._module, at, shifts[self._owners]):
+                        states = self._replay.block(layer, states)
+                else:
+                    states = self._replay.block(layer, states)
+                if layer in self._depths:
+                    lens.append(self._model.anatomy.unembed(states[row, column]))
+            return self._rows.readings([*lens, self._model.anatomy.unembed(states[row, column])])
 
-    def _prepared(self, rows: list[int]) -> _Group:
-        model, edited = self._model, self._site.layer
-        # what comes after the last prediction changes nothing before it
-        ids = [self._rows.ids[row][: max(self._rows.picked[row]) + 1] for row in rows]
-        replay = Replay(model, max(ids, key=len))
-        subject = torch.tensor([self._rows.subject[row] for row in rows], device=model.device)
-        start = int(subject.min())
-        first = model.anatomy.names("state")[0]
-        with Trace(model.hf, first, retain_output=False, retain_input=True, stop=True) as trace:
-            model.hf.base_model(**model.inputs(pad(ids, device=model.device)))
-        states = hidden(trace.input, len(ids))
-        below, past = states[:, start:], []
-        for layer in range(len(model.anatomy.layers)):
-            if layer == edited:
-                below = states[:, start:].clone()
-            states, seen = replay.block(layer, states)
-            if layer >= edited:
-                past.append(seen.before(start))
-        return _Group(rows, replay, start, subject, below, past)
+    def keep(self, groups: Sequence[int]) -> None:
+        """Go on with these."""
+        rows = (self._owners[:, None] == torch.tensor(list(groups), device=self._owners.device)).any(1).nonzero()[:, 0]
+        self._rows = _Picked([self._rows.groups[i] for i in groups])
+        self._owners, self._starts = self._rows.owners(self._model.device), self._starts[rows]
+        self._replay.keep(rows)
 
 
-def shifted(model: Model, module: str, positions: Int[Tensor, " rows"], shift: Float[Tensor, " d_model"]) -> Trace:
+def shifted(model: Model, module: str, positions: Int[Tensor, " rows"], shift: Float[Tensor, "*rows d_model"]) -> Trace:
     """A block in which a module's output is shifted at one position a row."""
     rows = torch.arange(len(positions), device=positions.device)
 
@@ -168,21 +245,3 @@ def shifted(model: Model, module: str, positions: Int[Tensor, " rows"], shift: F
         return with_hidden(output, states.index_put((rows, positions), shift.to(states.dtype), accumulate=True))
 
     return Trace(model.hf, module, retain_output=False, edit_output=add)
-
-
-def _near(subject: Sequence[int]) -> list[list[int]]:
-    """Rows whose subjects stand at about the same position, in order of that."""
-    groups: list[list[int]] = []
-    for row in sorted(range(len(subject)), key=lambda row: subject[row]):
-        if groups and subject[row] - subject[groups[-1][0]] <= APART:
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-    return groups
-
-
-def _log_probs(
-    logits: Float[Tensor, "picked vocab"], rows: Rows
-) -> tuple[Float[Tensor, "contexts answer vocab"], Float[Tensor, " vocab"]]:
-    log_probs = logits.float().log_softmax(-1)
-    return log_probs[:-1].unflatten(0, rows.answer_ids.shape), log_probs[-1]

@@ -16,7 +16,7 @@ The rows are read by replay from the edited block on (`edits.reading`), or by fu
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,17 +26,21 @@ from torch import Tensor
 
 from edits.keys import keys_at
 from edits.objectives import Loss, Objective
-from edits.reading import FullRuns, Reader, Replayed, Rows
+from edits.reading import FullRuns, Reader, Reading, Replayed, Rows
 from surgery.errors import SurgeryError
 from surgery.fact import SLOT, Fact
 from surgery.hooks import frozen
 from surgery.model import Model
-from surgery.progress import bar
+from surgery.progress import counter
 from surgery.replay import CannotReplay
 from surgery.site import Site
 from surgery.tokens import pad
 
 logger = logging.getLogger(__name__)
+
+CPU_TOKENS = 1536
+"""More tokens at once make products no faster on a processor, and take memory."""
+KEY_ROWS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,64 +110,179 @@ def find_values(
     *,
     progress: bool = False,
 ) -> tuple[Value, ...]:
-    """The value of each fact, found on the model as it is."""
-    return tuple(
-        find_value(model, fact, site, objective, contexts, search)
-        for fact in bar(facts, "values", show=progress and len(facts) > 1)
-    )
+    """Find the values that make the model say what the objective wants, each on the model as it is.
+
+    Args:
+        model: the model; its weights are not touched.
+        facts: those about the same subject share one value, in the place of the first of them. A fact without a subject
+            shares with those of the same prompt.
+        site: the mlp whose output is shifted.
+        objective: what the model should say.
+        contexts: texts that end with `{}` to read the prompts in.
+        search: how to look.
+        progress: show a bar where somebody is looking.
+
+    Returns:
+        one value for each subject.
+
+    Raises:
+        SurgeryError: the objective cannot be had of a fact, or an answer is cut into other tokens in some context.
+    """
+    depths = depths_of(objective, model, site)
+    groups = [Rows(model, group, objective, contexts, search.essence) for group in by_key(facts)]
+    keys = _keys(model, site, groups)
+    matrix = model.anatomy.matrix(site).detach().float()
+    found: dict[int, Value] = {}
+    with frozen(model.hf), counter(len(groups), "values", show=progress and len(groups) > 1) as shown:
+        for chunk in _chunks(groups, model, search):
+            read = [groups[i] for i in chunk]
+            means = torch.stack([keys[i].mean(0) for i in chunk])
+            old = means @ matrix.T
+            reader = _reader(model, site, read, depths, search)
+            wanted = [[objective.loss(model, fact) for fact in rows.facts] for rows in read]
+            ended = _descend(reader, read, wanted, old, search, shown.update)
+            for i, key, before, (shift, losses) in zip(chunk, means, old, ended, strict=True):
+                agreement = float(torch.nn.functional.cosine_similarity(keys[i], key[None], dim=1).min())
+                rows = groups[i]
+                found[i] = Value(key, agreement, before, shift, losses, rows.prompts, rows.facts)
+    return tuple(found[i] for i in range(len(groups)))
 
 
 def find_value(
     model: Model, fact: Fact, site: Site, objective: Objective, contexts: Sequence[str], search: ValueSearch
 ) -> Value:
-    """Find the value that makes the model say what the objective wants, by reading the fact in contexts.
+    """The value of one fact; see `find_values`."""
+    return find_values(model, [fact], site, objective, contexts, search)[0]
+
+
+def by_key(facts: Sequence[Fact]) -> list[list[Fact]]:
+    """The facts in groups that share a key: those of one subject, or of one prompt where there is no subject.
+
+    Published methods give each its own value at the one key they share, of which a least-squares fit takes the mean:
+    half of such edits fail (Lee et al. 2025, "MEMIT-Merge", https://arxiv.org/abs/2502.07322).
+    """
+    groups: dict[tuple[bool, str], list[Fact]] = {}
+    for fact in facts:
+        groups.setdefault((bool(fact.subject), fact.subject or fact.prompt), []).append(fact)
+    return list(groups.values())
+
+
+def depths_of(objective: Objective, model: Model, site: Site) -> tuple[int, ...]:
+    """The layers besides the output at which an objective wants its loss, ascending.
 
     Raises:
-        SurgeryError: the objective cannot be had of this fact, or the answer is cut into other tokens in some context.
+        SurgeryError: one is below the edited layer, which cannot change it, or is none of the model's.
     """
-    rows = Rows(model, fact, objective, contexts, search.essence)
-    module = model.anatomy.name(site)
-    read = pad(rows.ids[:-1], device=model.device)
-    keys = keys_at(model, module, read, read.columns(rows.subject[:-1]))
-    key = keys.mean(0)
-    old = model.anatomy.matrix(site).detach().float() @ key
-    with frozen(model.hf):
-        reader = _reader(model, site, rows, search)
-        shift, losses = _descend(reader, rows, objective.loss(model, fact), old, search)
-    agreement = torch.nn.functional.cosine_similarity(keys, key[None], dim=1).min()
-    return Value(key, float(agreement), old, shift, losses, rows.prompts, (fact,))
+    depths = tuple(sorted(set(getattr(objective, "layers", ()))))
+    last = len(model.anatomy.layers) - 1
+    if depths and not (site.layer <= depths[0] and depths[-1] <= last):
+        raise SurgeryError(
+            f"the objective looks at layers {', '.join(map(str, depths))}, but an edit of layer {site.layer} changes "
+            f"layers {site.layer} to {last}; choose among these"
+        )
+    return depths
 
 
-def _reader(model: Model, site: Site, rows: Rows, search: ValueSearch) -> Reader:
+def _keys(model: Model, site: Site, groups: Sequence[Rows]) -> list[Float[Tensor, "contexts d_ff"]]:
+    """Keys at the subject of every row but the essence prompt, of each group."""
+    asked = [(rows.ids[i], rows.subject[i]) for rows in groups for i in range(len(rows.ids) - rows.essence)]
+    order = sorted(range(len(asked)), key=lambda i: len(asked[i][0]))
+    found: dict[int, Tensor] = {}
+    for start in range(0, len(order), KEY_ROWS):
+        part = order[start : start + KEY_ROWS]
+        batch = pad([asked[i][0][: asked[i][1] + 1] for i in part], device=model.device)
+        keys = keys_at(model, model.anatomy.name(site), batch, batch.columns([asked[i][1] for i in part]))
+        found.update(zip(part, keys, strict=True))
+    counts = [len(rows.ids) - rows.essence for rows in groups]
+    return list(torch.stack([found[i] for i in range(len(asked))]).split(counts))
+
+
+def _chunks(groups: Sequence[Rows], model: Model, search: ValueSearch) -> Iterator[list[int]]:
+    """Which groups are searched together: of similar length, and as many as fill the processor without filling memory."""
+    room = 1 if search.method == "plain" else room_for_tokens(model)
+    order = sorted(range(len(groups)), key=lambda i: groups[i].tail)
+    chunk: list[int] = []
+    for i in order:
+        rows = sum(len(groups[j].ids) for j in [*chunk, i])
+        if chunk and rows * groups[i].tail > room:
+            yield chunk
+            chunk = []
+        chunk.append(i)
+    yield chunk
+
+
+def room_for_tokens(model: Model) -> int:
+    """Tokens that go through the model together with what their gradients need kept."""
+    if model.device.type != "cuda":
+        return CPU_TOKENS
+    a = model.anatomy
+    # what autograd keeps of a block: about ten states and four inner activations a token
+    each = len(a.layers) * (10 * a.d_model + 4 * a.d_ff) * model.dtype.itemsize
+    return max(CPU_TOKENS, int(0.6 * torch.cuda.mem_get_info(model.device)[0] / each))
+
+
+def _reader(model: Model, site: Site, groups: Sequence[Rows], depths: Sequence[int], search: ValueSearch) -> Reader:
     if search.method == "fast":
         try:
-            return Replayed(model, site, rows)
+            return Replayed(model, site, groups, depths)
         except CannotReplay as error:
             logger.warning("%s; searching by full runs, which takes several times longer", error)
-    return FullRuns(model, site, rows)
+    return FullRuns(model, site, groups, depths)
 
 
 @torch.enable_grad()
 def _descend(
-    reader: Reader, rows: Rows, loss_of: Loss, old: Float[Tensor, " d_model"], search: ValueSearch
-) -> tuple[Float[Tensor, " d_model"], tuple[float, ...]]:
-    norm = float(old.norm())
-    shift = torch.zeros_like(old, requires_grad=True)
-    optimiser = torch.optim.Adam([shift], lr=search.step * norm)
-    losses: list[float] = []
-    before: Tensor | None = None
+    reader: Reader,
+    groups: Sequence[Rows],
+    wanted: Sequence[Sequence[Loss]],
+    old: Float[Tensor, "groups d_model"],
+    search: ValueSearch,
+    done: Callable[[int], object],
+) -> list[tuple[Float[Tensor, " d_model"], tuple[float, ...]]]:
+    """Each group's shift and losses. A group that is done is left out of the reading; the others go on.
+
+    The shifts are sought in units of |v|. Adam treats every coordinate on its own, so groups do not feel each other.
+    """
+    norms = old.norm(dim=1)
+    unit = torch.zeros_like(old, requires_grad=True)
+    optimiser = torch.optim.Adam([unit], lr=search.step)
+    losses: list[list[float]] = [[] for _ in groups]
+    ended: dict[int, Tensor] = {}
+    before: dict[int, Tensor] = {}
+    going = list(range(len(groups)))
     for step in range(search.steps + 1):
-        answer, essence = reader(shift)
-        # the first reading is of the unshifted model
-        before = essence.detach() if before is None else before
-        loss = loss_of(answer, rows.answer_ids)
-        loss = loss + search.kl * (before.exp() * (before - essence)).sum()
-        loss = loss + search.decay * (shift / norm).square().sum()
-        losses.append(float(loss.detach()))
-        if step == search.steps or losses[-1] < search.stop:
+        readings = reader((unit * norms[:, None])[going])
+        terms = []
+        for i, reading in zip(going, readings, strict=True):
+            loss = _loss(reading, groups[i], wanted[i])
+            if reading.essence is not None:
+                # the first reading is of the unshifted model
+                clean = before.setdefault(i, reading.essence.detach())
+                loss = loss + search.kl * (clean.exp() * (clean - reading.essence)).sum()
+            terms.append(loss + search.decay * unit[i].square().sum())
+            losses[i].append(float(terms[-1].detach()))
+        still = [n for n, i in enumerate(going) if step < search.steps and losses[i][-1] >= search.stop]
+        for n, i in enumerate(going):
+            if n not in still:
+                ended[i] = (unit[i] * norms[i]).detach().clone()
+        done(len(going) - len(still))
+        if not still:
             break
-        (shift.grad,) = torch.autograd.grad(loss, shift)
+        (unit.grad,) = torch.autograd.grad(torch.stack([terms[n] for n in still]).sum(), unit)
+        if len(still) < len(going):
+            reader.keep(still)
+            going = [going[n] for n in still]
         optimiser.step()
         with torch.no_grad():
-            shift *= min(1.0, search.clamp * norm / max(float(shift.norm()), 1e-30))
-    return shift.detach(), tuple(losses)
+            unit *= (search.clamp / unit.norm(dim=1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0)
+    return [(ended[i], tuple(losses[i])) for i in range(len(groups))]
+
+
+def _loss(reading: Reading, rows: Rows, wanted: Sequence[Loss]) -> Float[Tensor, ""]:
+    """Mean over a group's facts, and over the depths that are read."""
+    each = [
+        loss(depth, ids)
+        for answers, ids, loss in zip(reading.answers, rows.answers, wanted, strict=True)
+        for depth in answers
+    ]
+    return torch.stack(each).mean()

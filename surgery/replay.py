@@ -56,7 +56,7 @@ class KeysValues:
         return KeysValues(keys, values) if rows is None else KeysValues(keys[rows], values[rows])
 
 
-class _Past(DynamicCache):
+class Past(DynamicCache):
     """Puts earlier keys and values in front of a block's own, and keeps the result; `stop` ends the block there."""
 
     def __init__(self, past: KeysValues | None, *, stop: bool) -> None:
@@ -80,7 +80,7 @@ class _Past(DynamicCache):
 
 
 @dataclass(frozen=True)
-class _Axes:
+class Axes:
     """What the axes of one recorded argument mean: -1 where there is no such axis."""
 
     row: int
@@ -98,6 +98,15 @@ class _Axes:
             return value.expand(*(rows if i == self.row else n for i, n in enumerate(value.shape)))
         return value.repeat(*(rows if i == self.row else 1 for i in range(value.ndim)))
 
+    def take(self, value: Tensor, start: int, rows: Int[Tensor, " rows"]) -> Tensor:
+        """The argument, recorded of several rows, for queries from `start` on and some of these rows."""
+        if self.query >= 0:
+            value = value.narrow(self.query, start, value.shape[self.query] - start)
+        if self.row < 0:
+            return value
+        by_row = value.unflatten(self.row, (value.shape[self.row] // self.per_row, self.per_row))
+        return by_row.index_select(self.row, rows).flatten(self.row, self.row + 1)
+
 
 class Replay:
     """A recorded prompt of a model, whose blocks can be run again.
@@ -107,6 +116,7 @@ class Replay:
         width: tokens of the prompt.
         states: clean input of each block and, last, the output of the last, each [width, d_model].
         keys_values: clean keys and values of each layer, of one row.
+        axes: of each block's arguments, by their name.
 
     Raises:
         CannotReplay: the check failed, or the blocks' arguments cannot be understood.
@@ -119,7 +129,7 @@ class Replay:
         with torch.no_grad():
             self._given, inputs, output = self._record(ids, 2)
             by_row, by_position = self._record(ids, 3)[0], self._record(more, 2)[0]
-            self._axes = [_axes(*three) for three in zip(self._given, by_row, by_position, strict=True)]
+            self.axes = [_axes(*three) for three in zip(self._given, by_row, by_position, strict=True)]
             self.states = [*(one[0] for one in inputs), output[0]]
             self.keys_values: list[KeysValues] = []
             self._check()
@@ -153,14 +163,14 @@ class Replay:
     ) -> tuple[Any, KeysValues]:
         """A block's output, None if it was stopped at its keys and values, and these."""
         rows, start = len(states), self.width - states.shape[1]
-        block, cache, output = self._blocks[layer], _Past(past, stop=stop), None
+        block, cache, output = self._blocks[layer], Past(past, stop=stop), None
         given = {
-            name: _each(value, lambda path, one: self._axes[layer][path].fit(one, start, rows), name)
+            name: each_tensor(value, lambda path, one: self.axes[layer][path].fit(one, start, rows), name)
             for name, value in self._given[layer].items()
         }
-        first = next(iter(inspect.signature(block.forward).parameters))
+        first = first_argument(block)
         with suppress(StopForward):
-            output = block(**{**given, first: states, _cache_name(block): cache})
+            output = block(**{**given, first: states, cache_name(block): cache})
         if cache.seen is None:
             raise CannotReplay(f"{type(block).__name__} does not read its cache, so it cannot start in the middle")
         return output, cache.seen
@@ -174,11 +184,9 @@ class Replay:
         outputs: list[Tensor] = []
 
         def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            bound = inspect.signature(module.forward).bind(*args, **kwargs).arguments
-            named = {**{name: value for name, value in bound.items() if name != "kwargs"}, **bound.get("kwargs", {})}
-            first = next(iter(named))
-            inputs.append(named.pop(first))
-            named.pop(_cache_name(module), None)
+            named = by_name(module, args, kwargs)
+            inputs.append(named.pop(first_argument(module)))
+            named.pop(cache_name(module), None)
             given.append(named)
 
         batch = pad([ids] * rows, device=self.model.device)
@@ -217,7 +225,23 @@ class Replay:
             whole, part = wanted[None], wanted[None, middle:]
 
 
-def _cache_name(block: nn.Module) -> str:
+def by_name(block: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """A block's arguments by name, those of its `**kwargs` among them."""
+    bound = inspect.signature(block.forward).bind(*args, **kwargs).arguments
+    return {**{name: value for name, value in bound.items() if name != "kwargs"}, **bound.get("kwargs", {})}
+
+
+def first_argument(block: nn.Module) -> str:
+    """The name under which a block takes its states."""
+    return next(iter(inspect.signature(block.forward).parameters))
+
+
+def cache_name(block: nn.Module) -> str:
+    """The name under which a block takes its cache.
+
+    Raises:
+        CannotReplay: it takes none.
+    """
     names = inspect.signature(block.forward).parameters
     for name in CACHE_NAMES:
         if name in names:
@@ -225,14 +249,14 @@ def _cache_name(block: nn.Module) -> str:
     raise CannotReplay(f"{type(block).__name__} takes no cache of keys and values")
 
 
-def _each(value: Any, change: Callable[[str, Tensor], Any], path: str) -> Any:
+def each_tensor(value: Any, change: Callable[[str, Tensor], Any], path: str) -> Any:
     """`value` with every tensor in it, however nested, changed; `path` names where each one is."""
     if isinstance(value, Tensor):
         return change(path, value)
     if isinstance(value, (tuple, list)):
-        return type(value)(_each(one, change, f"{path}.{i}") for i, one in enumerate(value))
+        return type(value)(each_tensor(one, change, f"{path}.{i}") for i, one in enumerate(value))
     if isinstance(value, Mapping):
-        return {key: _each(one, change, f"{path}.{key}") for key, one in value.items()}
+        return {key: each_tensor(one, change, f"{path}.{key}") for key, one in value.items()}
     return value
 
 
@@ -240,13 +264,13 @@ def _note_shape(found: dict[str, tuple[int, ...]], path: str, value: Tensor) -> 
     found[path] = tuple(value.shape)
 
 
-def _axes(given: dict[str, Any], by_row: dict[str, Any], by_position: dict[str, Any]) -> dict[str, _Axes]:
+def _axes(given: dict[str, Any], by_row: dict[str, Any], by_position: dict[str, Any]) -> dict[str, Axes]:
     """The axes of every tensor, from how shapes differ between 2 and 3 rows, and with one more token."""
     shapes: list[dict[str, tuple[int, ...]]] = []
     for arguments in (given, by_row, by_position):
         found: dict[str, tuple[int, ...]] = {}
         for name, value in arguments.items():
-            _each(value, partial(_note_shape, found), name)
+            each_tensor(value, partial(_note_shape, found), name)
         shapes.append(found)
     axes = {}
     for path, shape in shapes[0].items():
@@ -255,5 +279,5 @@ def _axes(given: dict[str, Any], by_row: dict[str, Any], by_position: dict[str, 
         # [..., 1, keys]: a bias over keys alone, as alibi is
         keys_only = len(positions) == 1 and len(shape) >= 3 and positions[0] == len(shape) - 1 and shape[-2] == 1
         row = rows[0] if rows else -1
-        axes[path] = _Axes(row, positions[0] if positions and not keys_only else -1, shape[row] // 2 if rows else 0)
+        axes[path] = Axes(row, positions[0] if positions and not keys_only else -1, shape[row] // 2 if rows else 0)
     return axes

@@ -211,12 +211,22 @@ def pad(
 ) -> Batch:
     """Pad rows of token ids to one width."""
     width = max(len(row) for row in rows)
+    return _placed(rows, [width - len(row) if side == "left" else 0 for row in rows], width, device)
+
+
+def align(rows: Sequence[Sequence[int]], at: Sequence[int], *, device: torch.device | str = "cpu") -> Batch:
+    """Pad rows of token ids on both sides so that one position a row, `at`, stands in the same column of all."""
+    column = max(at)
+    width = column + max(len(row) - one for row, one in zip(rows, at, strict=True))
+    return _placed(rows, [column - one for one in at], width, device)
+
+
+def _placed(rows: Sequence[Sequence[int]], starts: Sequence[int], width: int, device: torch.device | str) -> Batch:
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     mask, positions = torch.zeros_like(ids), torch.zeros_like(ids)
-    starts = torch.tensor([width - len(row) if side == "left" else 0 for row in rows])
     for i, row in enumerate(rows):
-        part = slice(int(starts[i]), int(starts[i]) + len(row))
+        part = slice(starts[i], starts[i] + len(row))
         ids[i, part] = torch.tensor(row)
         mask[i, part] = 1
         positions[i, part] = torch.arange(len(row))
-    return Batch(ids.to(device), mask.to(device), positions.to(device), starts.to(device))
+    return Batch(ids.to(device), mask.to(device), positions.to(device), torch.tensor(list(starts)).to(device))

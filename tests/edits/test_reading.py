@@ -10,7 +10,7 @@ import torch
 
 import edits.values
 from edits import Neutral, Replace, ValueSearch
-from edits.reading import FullRuns, Replayed, Rows
+from edits.reading import FullRuns, Reading, Replayed, Rows
 from edits.values import find_value
 from surgery import Fact, Model, Site
 from surgery.hooks import frozen
@@ -20,23 +20,52 @@ SITE = Site("L1.mlp")
 CONTEXTS = ("{}", "It rained. {}", "They went to the old town and came back. {}")
 
 
+OTHER = "They said that {} stood, for as long as anybody could remember, in"
+
+
 @pytest.mark.parametrize("essence", ["{} is a", "About the {}"])
-def test_replay_reads_what_full_runs_read(tiny: Model, tiny_fact: Fact, essence: str) -> None:
-    rows = Rows(tiny, tiny_fact.replace(new_target="a city in the"), Replace(), CONTEXTS, essence)
+def test_replay_reads_what_full_runs_read(tiny: Model, tiny_fact: Fact, other_fact: Fact, essence: str) -> None:
+    first = tiny_fact.replace(new_target="a city in the")
+    groups = [
+        Rows(tiny, [first, first.replace(template=OTHER, new_target="Berlin")], Replace(), CONTEXTS, essence),
+        Rows(tiny, [other_fact], Replace(), CONTEXTS[::-1], essence),
+        Rows(tiny, [other_fact.replace(subject="Anna", template=OTHER)], Replace(), CONTEXTS[1:], essence),
+    ]
+    depths = (1, 2)
     found = []
-    for reader in (FullRuns(tiny, SITE, rows), Replayed(tiny, SITE, rows)):
-        shift = torch.linspace(-1, 1, tiny.anatomy.d_model).requires_grad_()
+    for reader in (FullRuns(tiny, SITE, groups, depths), Replayed(tiny, SITE, groups, depths)):
+        shifts = torch.linspace(-1, 1, tiny.anatomy.d_model).repeat(3, 1)
+        shifts = (shifts * torch.tensor([[1.0], [-1.0], [2.0]])).requires_grad_()
         with frozen(tiny.hf), torch.enable_grad():
-            answer, about = reader(shift)
-            loss = answer.gather(-1, rows.answer_ids[..., None]).sum() + about[:7].sum()
-            (gradient,) = torch.autograd.grad(loss, shift)
+            read = reader(shifts)
+            (gradient,) = torch.autograd.grad(
+                sum(_sum(one, rows) for one, rows in zip(read, groups, strict=True)), shifts
+            )
         with torch.no_grad():
-            unshifted = reader(torch.zeros_like(shift))[0]
-        found.append((answer.detach(), about.detach(), gradient))
+            unshifted = reader(torch.zeros_like(shifts))[0].answers[0]
         # a positive control: the shift matters
-        assert float((answer.detach() - unshifted).abs().max()) > 1e-2
+        assert float((read[0].answers[0].detach() - unshifted).abs().max()) > 1e-2
+        reader.keep([0, 2])
+        with torch.no_grad():
+            kept = reader(shifts[[0, 2]])
+        found.append([*_tensors(read), gradient, *_tensors(kept)])
+        for one, same in zip(_tensors([read[0], read[2]]), _tensors(kept), strict=True):
+            torch.testing.assert_close(one, same, rtol=1e-3, atol=1e-3 * float(one.abs().max()))
     for plain, fast in zip(*found, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()))
+
+
+def _sum(reading: Reading, rows: Rows) -> torch.Tensor:
+    assert reading.essence is not None
+    picked = [
+        a.gather(-1, ids[None, ..., None].expand(len(a), -1, -1, 1)).sum()
+        for a, ids in zip(reading.answers, rows.answers, strict=True)
+    ]
+    return torch.stack([*picked, reading.essence[:7].sum()]).sum()
+
+
+def _tensors(readings: list[Reading]) -> list[torch.Tensor]:
+    return [one.detach() for reading in readings for one in (*reading.answers, reading.essence) if one is not None]
 
 
 def test_both_methods_find_the_same_value(toy: tuple[Model, list[Fact]]) -> None:
