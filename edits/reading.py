@@ -31,7 +31,7 @@ from surgery.tokens import Batch, align, ask_fact, encode, pad
 
 
 class Rows:
-    """The rows of facts that share one value: each fact in every context with its continuation, then the essence prompt.
+    """The rows of facts that share one value: each in every context with its continuation, then the essence prompt.
 
     Attributes:
         facts: the facts; their subject is the same.

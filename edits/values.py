@@ -53,7 +53,7 @@ class ValueSearch:
         clamp: most |delta| may be, in units of |v|.
         kl: weight of keeping the essence prompt's next token.
         decay: weight of |delta|^2 / |v|^2.
-        stop: end early below this loss.
+        stop: end early once the objective's own loss is below this; the other two terms would hide that it is reached.
         essence: a prompt that asks what the subject is.
         method: "fast" replays only what the shift can change; "plain" runs the whole model at each step, as published.
             Their numbers are the same to rounding.
@@ -198,7 +198,7 @@ def _keys(model: Model, site: Site, groups: Sequence[Rows]) -> list[Float[Tensor
 
 
 def _chunks(groups: Sequence[Rows], model: Model, search: ValueSearch) -> Iterator[list[int]]:
-    """Which groups are searched together: of similar length, and as many as fill the processor without filling memory."""
+    """Which groups are searched together: of similar length, as many as fill the processor but not the memory."""
     room = 1 if search.method == "plain" else room_for_tokens(model)
     order = sorted(range(len(groups)), key=lambda i: groups[i].tail)
     chunk: list[int] = []
@@ -252,16 +252,18 @@ def _descend(
     going = list(range(len(groups)))
     for step in range(search.steps + 1):
         readings = reader((unit * norms[:, None])[going])
-        terms = []
-        for i, reading in zip(going, readings, strict=True):
+        terms, still = [], []
+        for n, (i, reading) in enumerate(zip(going, readings, strict=True)):
             loss = _loss(reading, groups[i], wanted[i])
+            reached = float(loss.detach()) < search.stop
             if reading.essence is not None:
                 # the first reading is of the unshifted model
                 clean = before.setdefault(i, reading.essence.detach())
                 loss = loss + search.kl * (clean.exp() * (clean - reading.essence)).sum()
             terms.append(loss + search.decay * unit[i].square().sum())
             losses[i].append(float(terms[-1].detach()))
-        still = [n for n, i in enumerate(going) if step < search.steps and losses[i][-1] >= search.stop]
+            if not reached and step < search.steps:
+                still.append(n)
         for n, i in enumerate(going):
             if n not in still:
                 ended[i] = (unit[i] * norms[i]).detach().clone()

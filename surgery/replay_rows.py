@@ -3,8 +3,8 @@
 `surgery.replay` repeats one prompt. Here every row is a prompt of its own:
 
 1. The rows are padded so that the place where something changes is the same column of all (`surgery.tokens.align`).
-2. One run of them all notes the arguments of every block from the first wanted layer up (masks and positions differ from
-   row to row), the states that enter it, and each block's keys and values before the column.
+2. One run of them all notes the arguments of every block from the first wanted layer up (masks and positions differ
+   from row to row), the states that enter it, and each block's keys and values before the column.
 3. What the axes of these arguments mean is known from a recorded short prompt of the same model, which also has passed
    the check that its blocks can be called again.
 4. Rows that are done with are left out of what follows.
@@ -72,10 +72,7 @@ class RowReplay:
                 if index == layer:
                     self.states: Float[Tensor, "rows live d_model"] = states[:count, column:].clone()
                 named.pop(cache_name(block), None)
-                self._given[index] = {
-                    name: each_tensor(value, lambda path, one: self._axes[index][path].take(one, column, every), name)
-                    for name, value in named.items()
-                }
+                self._given[index] = self._taken(index, named, column, every)
                 caches[index] = Past(None, stop=False)
                 return (), {**named, first_argument(block): states, cache_name(block): caches[index]}
 
@@ -108,9 +105,14 @@ class RowReplay:
         """Go on with these rows only."""
         self.states = self.states[rows]
         for layer in self.layers:
-            self._given[layer] = {
-                name: each_tensor(value, lambda path, one: self._axes[layer][path].take(one, 0, rows), name)
-                for name, value in self._given[layer].items()
-            }
+            self._given[layer] = self._taken(layer, self._given[layer], 0, rows)
             past = self._past[layer]
             self._past[layer] = None if past is None else KeysValues(past.keys[rows], past.values[rows])
+
+    def _taken(self, layer: int, given: dict[str, Any], start: int, rows: Int[Tensor, " kept"]) -> dict[str, Any]:
+        """A block's arguments for queries from `start` on and some rows."""
+
+        def take(path: str, value: Tensor) -> Tensor:
+            return self._axes[layer][path].take(value, start, rows)
+
+        return {name: each_tensor(value, take, name) for name, value in given.items()}
