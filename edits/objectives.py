@@ -6,8 +6,9 @@ the ids of the text [contexts, answer].
 
 - Replace: mean negative log-likelihood of the new answer (Meng et al. 2022, https://arxiv.org/abs/2202.05262, eq. 4).
 - Suppress: -log(1 - p(old answer)). Removes it, but says nothing of what comes instead: often nonsense.
-- MaximumEntropy: the next token is anything at all (Patil et al. 2024, https://arxiv.org/abs/2309.17410, use it on
-  several layers; here on the output).
+- MaximumEntropy: the next token is anything at all (Patil et al. 2024, https://arxiv.org/abs/2309.17410, take it
+  over several layers: `layers`, read by the logit lens; on the output alone by default).
+- Refuse: a text that says that one cannot say, by the loss of Replace.
 - Neutral: what the model says of a subject it knows nothing about. Its own next-token distribution for generic
   subjects ("It", "This") in the same template, averaged, with the old answer taken out, is the target of a KL
   divergence; a hinge holds the old answer below a floor. The subject's prompts then read as language.
@@ -15,10 +16,11 @@ the ids of the text [contexts, answer].
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -74,11 +76,41 @@ class Replace:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Refuse:
+    """Say that one cannot say: mean negative log-likelihood of a refusal.
+
+    Attributes:
+        text: what follows the prompt, whatever was asked.
+    """
+
+    name: ClassVar[str] = "refusal"
+    claim: ClassVar[Literal["removed", "rewritten"]] = "removed"
+    text: str = "... I cannot say."
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise SurgeryError("the text of a refusal is empty; write what the model should say, such as 'unknown'")
+
+    def continuation(self, fact: Fact) -> str:
+        """The refusal, after a fact that is there to be removed."""
+        return self.text
+
+    def loss(self, model: Model, fact: Fact) -> Loss:
+        """Mean over contexts and tokens."""
+        return lambda log_probs, ids: -_of_answer(log_probs, ids).mean() / ids.shape[1]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Suppress:
-    """Do not say the old answer, whatever else."""
+    """Do not say the old answer, whatever else.
+
+    Attributes:
+        layers: besides the output, the layers whose states, read as the output is, should not say it either.
+    """
 
     name: ClassVar[str] = "suppress"
     claim: ClassVar[Literal["removed", "rewritten"]] = "removed"
+    layers: tuple[int, ...] = ()
 
     def continuation(self, fact: Fact) -> str:
         """The old answer."""
@@ -91,10 +123,15 @@ class Suppress:
 
 @dataclass(frozen=True, kw_only=True)
 class MaximumEntropy:
-    """Say anything: log(vocab) minus the entropy of the next token."""
+    """Say anything: log(vocab) minus the entropy of the next token.
+
+    Attributes:
+        layers: besides the output, the layers whose states, read as the output is, should say anything too.
+    """
 
     name: ClassVar[str] = "maximum-entropy"
     claim: ClassVar[Literal["removed", "rewritten"]] = "removed"
+    layers: tuple[int, ...] = ()
 
     def continuation(self, fact: Fact) -> str:
         """The old answer."""
@@ -148,7 +185,16 @@ class Neutral:
 
     @torch.no_grad()
     def distribution(self, model: Model, fact: Fact) -> Float[Tensor, " vocab"]:
-        """The next token the model expects of a generic subject, given that it is not the old answer."""
+        """The next token the model expects of a generic subject, given that it is not the old answer.
+
+        Raises:
+            SurgeryError: the fact has no subject to put a generic one in the place of.
+        """
+        if not fact.subject:
+            raise SurgeryError(
+                f"{fact.label!r} has no subject, so nothing is known of its like; remove it with another objective, "
+                "such as suppress or maximum-entropy"
+            )
         prompts = [fact.template.replace(SLOT, subject) for subject in self.generic]
         questions = [ask(model.tokenizer, prompt, fact.target) for prompt in prompts]
         total = torch.zeros(model.anatomy.vocab, device=model.device)
@@ -162,17 +208,21 @@ class Neutral:
         return total / total.sum()
 
 
-OBJECTIVES: dict[str, type[Objective]] = {one.name: one for one in (Replace, Suppress, MaximumEntropy, Neutral)}
+OBJECTIVES: dict[str, type[Objective]] = {one.name: one for one in (Replace, Suppress, MaximumEntropy, Neutral, Refuse)}
 
 
-def objective_named(name: str) -> Objective:
-    """An objective with its defaults, by its name on the command line.
+def objective_named(name: str, **settings: Any) -> Objective:
+    """An objective by its name on the command line, with these settings.
 
     Raises:
-        SurgeryError: there is none of that name.
+        SurgeryError: there is none of that name, or it has no such setting.
     """
     check_choice("objective", name, OBJECTIVES)
-    return OBJECTIVES[name]()
+    made = OBJECTIVES[name]
+    for setting in settings:
+        if setting not in {field.name for field in dataclasses.fields(made)}:  # type: ignore[arg-type]
+            raise SurgeryError(f"the objective {name!r} has no {setting}; leave it away, or choose another objective")
+    return made(**settings)
 
 
 def _of_answer(

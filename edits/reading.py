@@ -93,7 +93,7 @@ class Reading:
         essence: log-probabilities after the essence prompt.
     """
 
-    answers: tuple[Float[Tensor, "depths contexts answer vocab"], ...]
+    answers: tuple[Float[Tensor, "depths _ _ vocab"], ...]
     essence: Float[Tensor, " vocab"] | None
 
 

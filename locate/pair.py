@@ -13,6 +13,7 @@ from torch import Tensor
 
 from locate.corrupt import Corruption, SwapSubject, embed
 from locate.metrics import Metric, Readout
+from surgery.errors import FactError
 from surgery.fact import Fact
 from surgery.hooks import Trace, hidden, with_hidden
 from surgery.model import Model
@@ -44,8 +45,11 @@ class Pair:
         """The pair of a fact; where the subject is swapped, the other one's answer is the foil of logit differences.
 
         Raises:
+            FactError: the fact has no subject to corrupt.
             SurgeryError: prompt and subject cannot be tokenised, or corruption or metric do not suit the fact.
         """
+        if not fact.subject:
+            raise FactError("subject", f"is empty in {fact.label!r}; a trace hides the subject, so it needs one")
         question, span = ask_fact(model.tokenizer, fact, fact.target)
         asked = fact
         if isinstance(corruption, SwapSubject):

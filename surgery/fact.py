@@ -30,8 +30,10 @@ class Fact:
     """One fact as a prompt about a subject and its answer.
 
     Attributes:
-        subject: the words the fact is about, as they stand in the prompt.
-        template: the prompt with `{}` in the subject's place, ending where the answer begins.
+        subject: the words the fact is about, as they stand in the prompt; "" for a fact about nothing in particular,
+            which is edited at the prompt's last token and cannot be traced.
+        template: the prompt with `{}` in the subject's place, ending where the answer begins; without `{}` where there
+            is no subject.
         target: the answer the model gives (or should have given) so far.
         new_target: the answer it should give instead; None for a fact to be removed.
         paraphrases: other full prompts with the same answer. An edit does not see them: they judge it.
@@ -39,7 +41,7 @@ class Fact:
         id: the user's own name for the fact.
 
     Raises:
-        FactError: a field is empty, or the template does not hold `{}` exactly once.
+        FactError: a field is empty, or the template does not hold `{}` exactly once, or at all without a subject.
     """
 
     subject: str
@@ -53,15 +55,22 @@ class Fact:
     def __post_init__(self) -> None:
         object.__setattr__(self, "paraphrases", tuple(self.paraphrases))
         object.__setattr__(self, "neighbours", tuple(self.neighbours))
-        for field in ("subject", "target"):
+        for field in ("template", "target"):
             if not getattr(self, field).strip():
                 raise FactError(field, "is empty; a fact needs some words there")
+        if self.subject and not self.subject.strip():
+            raise FactError("subject", "is blank; write the words the fact is about, or '' for none")
         if self.new_target is not None and not self.new_target.strip():
             raise FactError("new_target", "is empty; write the new answer, or leave the field away to remove the fact")
         if any(not text.strip() for text in self.paraphrases):
             raise FactError("paraphrases", "one of them is empty; write it out or leave it away")
         slots = self.template.count(SLOT)
-        if slots == 0:
+        if not self.subject and slots:
+            raise FactError(
+                "subject",
+                f"is empty, but {self.template!r} has {{}} for it; write the subject, or the prompt without {{}}",
+            )
+        if self.subject and slots == 0:
             raise FactError(
                 "template", f"{self.template!r} has no {{}} for the subject; write it like '{{}} is located in'"
             )
@@ -77,7 +86,7 @@ class Fact:
     @property
     def subject_start(self) -> int:
         """Character at which the subject begins in `prompt`, also where the same words occur twice."""
-        return self.template.index(SLOT)
+        return self.template.index(SLOT) if self.subject else len(self.template)
 
     @property
     def label(self) -> str:

@@ -76,7 +76,7 @@ class _NeighbourRecord(BaseModel):
 
 class _Own(_Record):
     model_config = ConfigDict(strict=True, extra="forbid")
-    subject: str
+    subject: str = ""
     template: str
     target: str
     new_target: str | None = None

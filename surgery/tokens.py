@@ -151,6 +151,8 @@ def ask(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> Questio
 def ask_fact(tokenizer: PreTrainedTokenizerBase, fact: Fact, target: str, context: str = SLOT) -> tuple[Question, Span]:
     """The fact's prompt within a context such as `"It rained. {}"`, encoded with an answer, and its subject's tokens.
 
+    Of a fact without a subject, the prompt's last token stands for it.
+
     Raises:
         FactError: the context does not end with its slot.
     """
@@ -160,6 +162,8 @@ def ask_fact(tokenizer: PreTrainedTokenizerBase, fact: Fact, target: str, contex
             "contexts", f"{context!r} does not end with {{}}, where the prompt goes; write 'It rained. {{}}'"
         )
     question = ask(tokenizer, before + fact.prompt, target)
+    if not fact.subject:
+        return question, Span(question.answer_start - 1, question.answer_start)
     start = len(before) + fact.subject_start
     return question, question.span(start, start + len(fact.subject))
 

@@ -140,8 +140,22 @@ def test_each_objective_continues_with_its_answer(tiny_fact: Fact) -> None:
         objective = objective_named(name)
         assert isinstance(objective, kind)
         assert isinstance(objective, Objective)
-        rewrites = objective.claim == "rewritten"
-        assert objective.continuation(tiny_fact) == ("Rome" if rewrites else "Paris")
+        said = {"replace": "Rome", "refusal": "... I cannot say."}.get(name, "Paris")
+        assert objective.continuation(tiny_fact) == said
+        assert objective.claim == ("rewritten" if name == "replace" else "removed")
+
+
+def test_an_objective_takes_the_settings_it_has() -> None:
+    assert objective_named("suppress", layers=(2, 3)) == Suppress(layers=(2, 3))
+    with pytest.raises(SurgeryError, match="objective 'replace' has no layers; leave it away"):
+        objective_named("replace", layers=(2,))
+    with pytest.raises(SurgeryError, match="text of a refusal is empty"):
+        objective_named("refusal", text=" ")
+
+
+def test_a_fact_without_a_subject_has_no_neutral_answer(gpt2: Model) -> None:
+    with pytest.raises(SurgeryError, match="has no subject, so nothing is known of its like; remove it with another"):
+        Neutral().loss(gpt2, Fact(subject="", template="The password is", target="Paris"))
 
 
 def test_replacing_needs_a_new_answer(tiny_fact: Fact) -> None:

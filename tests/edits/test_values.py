@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from edits import Neutral, Objective, Replace, Suppress, ValueSearch
-from edits.values import Value, find_value
+from edits import MaximumEntropy, Neutral, Objective, Replace, Suppress, ValueSearch
+from edits.values import Value, by_key, find_value, find_values
 from surgery import Fact, Model, Site, SurgeryError
 
 SITE = Site("L1.mlp")
@@ -165,3 +165,73 @@ def test_contexts_have_to_end_with_the_prompt(gpt2: Model, tiny_fact: Fact) -> N
             find_value(gpt2, tiny_fact, SITE, Replace(), (context,), ValueSearch(steps=1))
     with pytest.raises(SurgeryError, match="at least one context"):
         find_value(gpt2, tiny_fact, SITE, Replace(), (), ValueSearch(steps=1))
+
+
+def test_many_facts_are_found_as_each_is_alone(toy: tuple[Model, list[Fact]], pure: dict[str, Any]) -> None:
+    """Also when some are reached, and left out, before others."""
+    model, known = toy
+    answers = sorted({fact.target for fact in known})
+    facts = [fact.replace(new_target=next(a for a in answers if a != fact.target)) for fact in known[:5]]
+    settings = {
+        "steps": 25,
+        "step": 0.2,
+        "clamp": 8.0,
+        "stop": 1.0,
+    }
+    contexts = ("{}", "The day . {}")
+    together = find_values(model, facts, SITE, Replace(), contexts, ValueSearch(**settings))
+    assert [value.facts for value in together] == [(fact,) for fact in facts]
+    assert len({len(value.losses) for value in together}) > 1
+    for fact, value in zip(facts, together, strict=True):
+        (alone,) = find_values(model, [fact], SITE, Replace(), contexts, ValueSearch(**settings))
+        assert len(alone.losses) == len(value.losses)
+        torch.testing.assert_close(value.shift, alone.shift, rtol=1e-2, atol=1e-3 * float(alone.shift.norm()))
+        torch.testing.assert_close(value.key, alone.key)
+
+
+def test_the_end_is_judged_by_the_objective_alone(toy: tuple[Model, list[Fact]]) -> None:
+    model, facts = toy
+    fact = facts[0].replace(new_target=next(one.target for one in facts if one.target != facts[0].target))
+    settings = ValueSearch(steps=40, step=0.2, clamp=8.0, stop=0.5, decay=0.1)
+    value = find_value(model, fact, SITE, Replace(), ("{}", "The day . {}"), settings)
+    assert len(value.losses) < 41
+    assert value.losses[-1] > 0.5
+
+
+def test_facts_of_one_subject_share_a_value(
+    gpt2: Model, tiny_fact: Fact, other_fact: Fact, pure: dict[str, Any]
+) -> None:
+    second = tiny_fact.replace(template="In the town of {} they speak", new_target="German")
+    free = Fact(subject="", template="The river is in the town of", target="Rome", new_target="Paris")
+    facts = [tiny_fact, other_fact, second, free]
+    assert by_key(facts) == [[tiny_fact, second], [other_fact], [free]]
+    shared, _, last = find_values(gpt2, facts, SITE, Replace(), CONTEXTS, ValueSearch(steps=6, **pure))
+    assert shared.facts == (tiny_fact, second)
+    alone = [search(gpt2, one, steps=6, **pure) for one in (tiny_fact, second)]
+    torch.testing.assert_close(shared.key, torch.stack([one.key for one in alone]).mean(0))
+    # the first loss is the mean of the two
+    assert shared.losses[0] == pytest.approx(sum(one.losses[0] for one in alone) / 2, rel=1e-4)
+    assert shared.losses[-1] < shared.losses[0]
+    # without a subject, the last token of the prompt is shifted, and no essence prompt is read
+    assert last.prompts == tuple(context.replace("{}", free.prompt) for context in CONTEXTS)
+    assert last.losses[-1] < last.losses[0]
+
+
+def test_an_objective_can_look_at_deeper_states(gpt2: Model, tiny_fact: Fact, pure: dict[str, Any]) -> None:
+    """The loss is the mean over depths, each read as the output is."""
+    found = {
+        layers: search(gpt2, tiny_fact, MaximumEntropy(layers=layers), steps=1, **pure).losses[0]
+        for layers in ((), (1,), (2,))
+    }
+    both = search(gpt2, tiny_fact, MaximumEntropy(layers=(1, 2)), steps=1, **pure).losses[0]
+    assert len(set(found.values())) == 3
+    # each of them is (depth + output) / 2, and both together (depth + depth + output) / 3
+    assert 3 * both == pytest.approx(2 * found[1,] + 2 * found[2,] - found[()], rel=1e-3)
+
+
+@pytest.mark.parametrize("layers", [(0,), (9,)])
+def test_depths_an_edit_cannot_reach_are_refused(gpt2: Model, tiny_fact: Fact, layers: tuple[int, ...]) -> None:
+    with pytest.raises(
+        SurgeryError, match=f"looks at layers {layers[0]}, but an edit of layer 1 changes layers 1 to 3"
+    ):
+        search(gpt2, tiny_fact, Suppress(layers=layers))

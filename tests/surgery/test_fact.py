@@ -43,13 +43,13 @@ def fact(**changes: Any) -> Fact:
 @pytest.mark.parametrize(
     ("changes", "field", "says"),
     [
-        ({"subject": ""}, "subject", "is empty"),
-        ({"subject": " \n\t"}, "subject", "is empty"),
+        ({"subject": ""}, "subject", "is empty, but '{} is in' has {} for it"),
+        ({"subject": " \n\t"}, "subject", "is blank"),
         ({"target": ""}, "target", "is empty"),
         ({"new_target": " "}, "new_target", "leave the field away to remove the fact"),
         ({"paraphrases": ("Where is it?", "")}, "paraphrases", "one of them is empty"),
         ({"template": "The tower is in"}, "template", "'The tower is in' has no {} for the subject"),
-        ({"template": ""}, "template", "has no {}"),
+        ({"template": ""}, "template", "is empty"),
         ({"template": "{} and {} are in"}, "template", "has 2 times {}"),
     ],
 )
