@@ -47,7 +47,8 @@ class RowReplay:
     def __init__(self, model: Model, example: Replay, batch: Batch, column: int, layer: int) -> None:
         """Record the rows of `batch`; `example` is any recorded prompt of the same model."""
         self._blocks = [model.hf.get_submodule(name) for name in model.anatomy.names("state")]
-        self._axes, self._column = example.axes, column
+        self._axes = example.axes
+        self._names = [(first_argument(block), cache_name(block)) for block in self._blocks]
         self.layers = range(layer, len(self._blocks))
         self._given: dict[int, dict[str, Any]] = {}
         self._past: dict[int, KeysValues | None] = {}
@@ -68,13 +69,14 @@ class RowReplay:
         def note(index: int) -> Any:
             def hook(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
                 named = by_name(block, args, kwargs)
-                states = named.pop(first_argument(block))
+                first, cache = self._names[index]
+                states = named.pop(first)
                 if index == layer:
                     self.states: Float[Tensor, "rows live d_model"] = states[:count, column:].clone()
-                named.pop(cache_name(block), None)
+                named.pop(cache, None)
                 self._given[index] = self._taken(index, named, column, every)
                 caches[index] = Past(None, stop=False)
-                return (), {**named, first_argument(block): states, cache_name(block): caches[index]}
+                return (), {**named, first: states, cache: caches[index]}
 
             return hook
 
@@ -97,8 +99,9 @@ class RowReplay:
 
     def block(self, layer: int, states: Float[Tensor, "rows live d_model"]) -> Float[Tensor, "rows live d_model"]:
         """Run one block on states of the columns from the recorded one on, of all rows that are kept."""
-        block, cache = self._blocks[layer], Past(self._past[layer], stop=False)
-        output = block(**{**self._given[layer], first_argument(block): states, cache_name(block): cache})
+        first, cache = self._names[layer]
+        given = {**self._given[layer], first: states, cache: Past(self._past[layer], stop=False)}
+        output = self._blocks[layer](**given)
         return hidden(output, len(states))
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
