@@ -14,6 +14,7 @@ import surgery
 from locate.causal import causal_traces
 from locate.corrupt import Gaussian, embed
 from locate.selftest import selftest as run_selftest
+from surgery.commands.bench_edit import bench_edit
 from surgery.commands.options import Run
 from surgery.errors import SurgeryError
 from surgery.fact import Fact
@@ -21,21 +22,36 @@ from surgery.hooks import Trace, TraceDict, hidden, with_hidden
 from surgery.site import KINDS
 from surgery.tokens import ask_fact, pad
 
-STAGES = ("locate",)
+STAGES = ("locate", "edit")
 
 
 def bench(
     run: Run,
     stage: Annotated[str, typer.Argument(help=f"What to measure: {', '.join(STAGES)}.")],
-    samples: Annotated[int, typer.Option(help="Draws of noise.")] = 10,
-    half: Annotated[bool, typer.Option("--half", help="Also in bfloat16, with its error.")] = False,
+    samples: Annotated[int | None, typer.Option(help="locate: draws of noise, 10 by default.")] = None,
+    half: Annotated[bool, typer.Option("--half", help="locate: also in bfloat16, with its error.")] = False,
+    facts: Annotated[int | None, typer.Option(help="edit: how many facts at once, 100 by default.")] = None,
     published: Annotated[
-        bool, typer.Option("--published", help="Also as the published code does it: the state grid alone.")
+        bool,
+        typer.Option(
+            "--published",
+            help="locate: also as the published code does it, the state grid alone. edit: also with as many contexts.",
+        ),
     ] = False,
 ) -> None:
-    """Time the fast tracer against the plain one in one process, alone on the machine, and compare their numbers."""
+    """Time the fast way against the plain one in one process, alone on the machine, and compare their numbers."""
     if stage not in STAGES:
         raise SurgeryError(f"there is no benchmark {stage!r}; choose {', '.join(STAGES)}")
+    if stage == "edit":
+        if samples is not None or half:
+            raise SurgeryError("--samples and --half are for 'surgery bench locate'; leave them away")
+        return bench_edit(run, 100 if facts is None else facts, published)
+    if facts is not None:
+        raise SurgeryError("--facts is for 'surgery bench edit'; leave it away")
+    return _bench_locate(run, 10 if samples is None else samples, half, published)
+
+
+def _bench_locate(run: Run, samples: int, half: bool, published: bool) -> None:
     model = run.load()
     fact = next(one for one in surgery.example_facts("landmark in city") if one.subject == "The Eiffel Tower")
     options: dict[str, Any] = {"samples": samples, "seed": run.seed, "progress": run.talks}
