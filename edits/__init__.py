@@ -1,12 +1,18 @@
 """How to change or remove what a language model knows."""
 
+from edits.alpha_edit import AlphaEdit, NormAnchored
+from edits.emmet import Emmet
+from edits.grid import ClosedForm
 from edits.layers import Sweep
+from edits.limits import Limits, NearCollapse
+from edits.mass import Mass, MassSequence, Pmet
 from edits.method import METHODS, Method, method_named, register
 from edits.objectives import OBJECTIVES, MaximumEntropy, Neutral, Objective, Refuse, Replace, Suppress, objective_named
 from edits.operation import Operation, operate
-from edits.rank_one import RankOne, recommended_site
-from edits.recommended import find_sweep, keep_sweep
+from edits.rank_one import RankOne
+from edits.recommended import find_sweep, keep_sweep, recommended_site, recommended_sites
 from edits.sample import sample_facts
+from edits.solve import Constrained, LeastSquares, NullSpace, Solver
 from edits.statistics import SecondMoment, Statistics, find_statistics, fit_statistics
 from edits.sweep import sweep
 from edits.values import Value, ValueSearch, find_values
@@ -14,15 +20,28 @@ from edits.values import Value, ValueSearch, find_values
 __all__ = [
     "METHODS",
     "OBJECTIVES",
+    "AlphaEdit",
+    "ClosedForm",
+    "Constrained",
+    "Emmet",
+    "LeastSquares",
+    "Limits",
+    "Mass",
+    "MassSequence",
     "MaximumEntropy",
     "Method",
+    "NearCollapse",
     "Neutral",
+    "NormAnchored",
+    "NullSpace",
     "Objective",
     "Operation",
+    "Pmet",
     "RankOne",
     "Refuse",
     "Replace",
     "SecondMoment",
+    "Solver",
     "Statistics",
     "Suppress",
     "Sweep",
@@ -37,6 +56,7 @@ __all__ = [
     "objective_named",
     "operate",
     "recommended_site",
+    "recommended_sites",
     "register",
     "sample_facts",
     "sweep",

@@ -8,17 +8,22 @@ the direction, the denominator and the old value: the published code mixes two k
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from surgery.fact import SLOT
+from surgery.fact import SLOT, Fact
 from surgery.hooks import Trace, hidden
 from surgery.model import Model
 from surgery.predict import generate
-from surgery.tokens import Batch
+from surgery.products import fast_products
+from surgery.site import Site
+from surgery.tokens import ask_fact, pad
 
+ROWS = 64
 STARTS = ("The", "Therefore", "Because", "I", "You")
 
 
@@ -44,9 +49,48 @@ def sample_contexts(model: Model, *, count: int = 10, length: int = 8, seed: int
     return tuple(made)
 
 
+def subject_rows(model: Model, facts: Sequence[Fact], contexts: Sequence[str]) -> list[tuple[int, ...]]:
+    """Token ids of every fact in every context, up to its subject's last token."""
+    rows = []
+    for fact in facts:
+        for context in contexts:
+            question, span = ask_fact(model.tokenizer, fact, fact.target, context)
+            rows.append(question.ids[: span.stop])
+    return rows
+
+
 @torch.no_grad()
-def keys_at(model: Model, module: str, batch: Batch, columns: Int[Tensor, " batch"]) -> Float[Tensor, "batch d_ff"]:
-    """Inputs of a linear map at one column a row, in float32."""
-    with Trace(model.hf, module, retain_output=False, retain_input=True, stop=True) as trace:
-        model.hf(**model.inputs(batch))
-    return hidden(trace.input, len(columns))[torch.arange(len(columns)), columns].float()
+def read_ends(
+    model: Model, rows: Sequence[Sequence[int]], site: Site, upto: int | None = None
+) -> tuple[Float[Tensor, "rows d_ff"], Float[Tensor, "rows d_model"] | None]:
+    """What the model has at the last token of each row, in float32.
+
+    Args:
+        model: who reads.
+        rows: token ids.
+        site: the mlp whose keys are wanted.
+        upto: a layer at or above it, whose output is wanted too.
+
+    Returns:
+        the keys, and the output of layer `upto` (None without one).
+    """
+    module = model.anatomy.name(site)
+    keys = torch.empty(len(rows), model.anatomy.d_ff, device=model.device)
+    states = None if upto is None else torch.empty(len(rows), model.anatomy.d_model, device=model.device)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    for start in range(0, len(order), ROWS):
+        part = order[start : start + ROWS]
+        batch = pad([rows[i] for i in part], device=model.device)
+        each, ends = torch.arange(len(part)), batch.columns([-1] * len(part))
+        # keys alone need nothing above their own map
+        last = model.anatomy.names("state")[upto] if upto is not None else module
+        with (
+            fast_products(model.device, model.dtype),
+            Trace(model.hf, module, retain_output=False, retain_input=True) as trace,
+            Trace(model.hf, last, stop=True) as above,
+        ):
+            model.hf(**model.inputs(batch))
+        keys[part] = hidden(trace.input, len(part))[each, ends].float()
+        if states is not None:
+            states[part] = hidden(above.output, len(part))[each, ends].float()
+    return keys, states

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
-from edits.objectives import Objective
+from edits.objectives import Neutral, Objective, Replace
 from edits.statistics import Statistics
 from surgery.edit import Edit
-from surgery.errors import check_choice
+from surgery.errors import SurgeryError, check_choice
 from surgery.fact import Fact
 from surgery.model import Model
 from surgery.site import Site
@@ -57,3 +57,19 @@ def method_named(name: str, **settings: Any) -> Method:
     check_choice("method", name, METHODS)
     made: Method = METHODS[name](**settings)
     return made
+
+
+def default_objective(facts: Sequence[Fact], chosen: Objective | None = None) -> Objective:
+    """The objective a method was given, else Replace where all facts name a new answer, and Neutral where none does.
+
+    Raises:
+        SurgeryError: there are no facts, or some name a new answer and some do not.
+    """
+    if not facts:
+        raise SurgeryError("there is no fact to edit; give at least one")
+    if chosen is not None:
+        return chosen
+    named = sum(fact.new_target is not None for fact in facts)
+    if named not in (0, len(facts)):
+        raise SurgeryError(f"{named} of {len(facts)} facts name a new_target; rewrite and remove in two edits")
+    return Replace() if named else Neutral()

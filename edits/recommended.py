@@ -1,14 +1,71 @@
-"""Which sweep speaks for a model's weights: the user's own where one is kept, else the shipped one."""
+"""Which layers to edit: by a sweep of the weights, the user's own before the shipped one, else by a stated rule."""
 
 from __future__ import annotations
 
 import json
+import logging
 from importlib.resources import files
 from pathlib import Path
 
 from edits.layers import Sweep
+from edits.spread import adds_as_is
 from surgery.files import cache_folder
 from surgery.model import Model
+from surgery.site import Site
+
+logger = logging.getLogger(__name__)
+
+# (model type, layers) -> layer: published for the first six; the last is what the default model's sweep recommends, for
+# its relatives
+LAYERS = {
+    ("gpt2", 24): 8,
+    ("gpt2", 36): 12,
+    ("gpt2", 48): 17,
+    ("gptj", 28): 5,
+    ("llama", 32): 5,
+    ("mistral", 32): 5,
+    ("llama", 30): 4,
+}
+RELATIVE_DEPTH = 1 / 6
+# (model type, layers) -> layers that share a change, as published
+WINDOWS = {
+    ("gpt2", 48): range(13, 18),
+    ("gptj", 28): range(3, 9),
+    ("llama", 32): range(4, 9),
+    ("mistral", 32): range(4, 9),
+}
+
+
+def recommended_site(model: Model) -> Site:
+    """The layer to edit: what the sweep of these weights recommends, one that was kept before the shipped one.
+
+    Without a sweep, the published layer of the model's family and depth, else a sixth of the way up.
+    """
+    if (sweep := find_sweep(model, "rank-one")) is not None:
+        return sweep.recommend()
+    depth = len(model.anatomy.layers)
+    layer = LAYERS.get((model.hf.config.model_type, depth))
+    if layer is None:
+        layer = int(depth * RELATIVE_DEPTH)
+        logger.info("no layer is known to be best for %s; taking layer %d of %d", model.source, layer, depth)
+    return Site.at(layer, "mlp")
+
+
+def recommended_sites(model: Model, count: int) -> list[Site]:
+    """So many neighbouring layers that share a change, ascending.
+
+    Those published for the model's family and depth where they are as many, else those around the one layer to edit, as
+    far as there are any. One layer alone where what an mlp adds goes through a norm first, for such layers cannot share
+    a change.
+    """
+    best, depth = recommended_site(model), len(model.anatomy.layers)
+    if count == 1 or not adds_as_is(model, best):
+        return [best]
+    published = WINDOWS.get((model.hf.config.model_type, depth), range(0))
+    if len(published) >= count > 1:
+        return [Site.at(layer, "mlp") for layer in published]
+    first = max(0, min(best.layer - count // 2, depth - count))
+    return [Site.at(layer, "mlp") for layer in range(first, min(first + count, depth))]
 
 
 def keep_sweep(sweep: Sweep) -> Path:

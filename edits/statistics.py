@@ -92,14 +92,19 @@ class Statistics:
     corpus: str
     tokens: int
 
-    def of(self, model: Model, layer: int) -> SecondMoment:
+    def of(self, model: Model, layer: int, fingerprint: str | None = None) -> SecondMoment:
         """The second moment of a layer, if these statistics belong to the model.
+
+        Args:
+            model: the model.
+            layer: the layer.
+            fingerprint: of its weights, where it has been read already.
 
         Raises:
             WrongWeights: they belong to other weights.
             SurgeryError: that layer was not fitted.
         """
-        if (found := model.fingerprint) not in self.fingerprints:
+        if (found := fingerprint or model.fingerprint) not in self.fingerprints:
             raise WrongWeights(
                 f"these key statistics were fitted on other weights ({self.fingerprints[0][:12]}) than these "
                 f"({found[:12]}); fit them for this model: surgery stats --corpus FILE --layers {layer} --out FILE"
@@ -205,13 +210,18 @@ def cached_file(fingerprint: str) -> Path:
     return cache_folder() / "statistics" / f"{fingerprint}.safetensors"
 
 
-def find_statistics(model: Model, layer: int) -> Statistics:
+def find_statistics(model: Model, layer: int, fingerprint: str | None = None) -> Statistics:
     """The shipped or cached statistics of a model's weights that cover a layer.
+
+    Args:
+        model: the model.
+        layer: the layer.
+        fingerprint: of its weights, where it has been read already.
 
     Raises:
         SurgeryError: there are none; never anything else in their place.
     """
-    found = model.fingerprint
+    found = fingerprint or model.fingerprint
     shipped = files("surgery") / "data"
     with as_file(shipped) as folder:
         for path in [cached_file(found), *sorted(folder.glob("*.safetensors"))]:

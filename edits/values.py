@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edits.keys import keys_at
+from edits.keys import read_ends
 from edits.objectives import Loss, Objective
 from edits.reading import FullRuns, Reader, Reading, Replayed, Rows
 from surgery.errors import SurgeryError
@@ -34,13 +34,11 @@ from surgery.model import Model
 from surgery.progress import counter
 from surgery.replay import CannotReplay
 from surgery.site import Site
-from surgery.tokens import pad
 
 logger = logging.getLogger(__name__)
 
 CPU_TOKENS = 1536
 """More tokens at once make products no faster on a processor, and take memory."""
-KEY_ROWS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +87,7 @@ class Value:
         losses: the loss at each step.
         prompts: every text that was read.
         facts: what it is the value of: facts with one key, which share one shift.
+        contexts: what they were read in.
     """
 
     key: Float[Tensor, " d_ff"]
@@ -98,6 +97,7 @@ class Value:
     losses: tuple[float, ...]
     prompts: tuple[str, ...]
     facts: tuple[Fact, ...]
+    contexts: tuple[str, ...]
 
 
 def find_values(
@@ -144,7 +144,7 @@ def find_values(
             for i, key, before, (shift, losses) in zip(chunk, means, old, ended, strict=True):
                 agreement = float(torch.nn.functional.cosine_similarity(keys[i], key[None], dim=1).min())
                 rows = groups[i]
-                found[i] = Value(key, agreement, before, shift, losses, rows.prompts, rows.facts)
+                found[i] = Value(key, agreement, before, shift, losses, rows.prompts, rows.facts, tuple(contexts))
     return tuple(found[i] for i in range(len(groups)))
 
 
@@ -159,7 +159,7 @@ def by_key(facts: Sequence[Fact]) -> list[list[Fact]]:
     """The facts in groups that share a key: those of one subject, or of one prompt where there is no subject.
 
     Published methods give each its own value at the one key they share, of which a least-squares fit takes the mean:
-    half of such edits fail (Lee et al. 2025, "MEMIT-Merge", https://arxiv.org/abs/2502.07322).
+    half of such edits fail ("MEMIT-Merge", https://arxiv.org/abs/2502.07322).
     """
     groups: dict[tuple[bool, str], list[Fact]] = {}
     for fact in facts:
@@ -185,16 +185,9 @@ def depths_of(objective: Objective, model: Model, site: Site) -> tuple[int, ...]
 
 def _keys(model: Model, site: Site, groups: Sequence[Rows]) -> list[Float[Tensor, "contexts d_ff"]]:
     """Keys at the subject of every row but the essence prompt, of each group."""
-    asked = [(rows.ids[i], rows.subject[i]) for rows in groups for i in range(len(rows.ids) - rows.essence)]
-    order = sorted(range(len(asked)), key=lambda i: len(asked[i][0]))
-    found: dict[int, Tensor] = {}
-    for start in range(0, len(order), KEY_ROWS):
-        part = order[start : start + KEY_ROWS]
-        batch = pad([asked[i][0][: asked[i][1] + 1] for i in part], device=model.device)
-        keys = keys_at(model, model.anatomy.name(site), batch, batch.columns([asked[i][1] for i in part]))
-        found.update(zip(part, keys, strict=True))
-    counts = [len(rows.ids) - rows.essence for rows in groups]
-    return list(torch.stack([found[i] for i in range(len(asked))]).split(counts))
+    ends = [[rows.ids[i][: rows.subject[i] + 1] for i in range(len(rows.ids) - rows.essence)] for rows in groups]
+    keys, _ = read_ends(model, [one for part in ends for one in part], site)
+    return list(keys.split([len(part) for part in ends]))
 
 
 def _chunks(groups: Sequence[Rows], model: Model, search: ValueSearch) -> Iterator[list[int]]:

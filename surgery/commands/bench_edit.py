@@ -12,7 +12,6 @@ import edits
 import surgery
 from edits.keys import sample_contexts
 from edits.sample import with_new_answers
-from edits.solve import rank_one
 from surgery.commands.options import Run
 from surgery.errors import SurgeryError
 
@@ -28,7 +27,7 @@ def bench_edit(run: Run, facts: int, published: bool) -> None:
     edits.find_values(model, known[:1], site, edits.Replace(), ("{}",), edits.ValueSearch(steps=1))
     record: dict[str, Any] = {"site": site.name, "threads": torch.get_num_threads()}
     table = Table("what", "fast s", "plain s", "times faster", "cosine of the values", title=f"{site}, values")
-    settings = {"as default": (10, 8)} | ({"as published": (20, 10)} if published else {})
+    settings = {"as default": (4, 8)} | ({"as published": (20, 10)} if published else {})
     for name, (count, length) in settings.items():
         contexts = sample_contexts(model, count=count, length=length, seed=run.seed)
         took, found = {}, {}
@@ -43,23 +42,17 @@ def bench_edit(run: Run, facts: int, published: bool) -> None:
         factor = took["plain"] / took["fast"]
         table.add_row(label, f"{took['fast']:.1f}", f"{took['plain']:.1f}", f"{factor:.1f}", f"{cosine:.6f}")
     clock = time.perf_counter()
-    moment = edits.find_statistics(model, site.layer).of(model, site.layer)
-    contexts = sample_contexts(model, seed=run.seed)
-    values = edits.find_values(
-        model, known[:facts], site, edits.Replace(), contexts, edits.ValueSearch(), progress=run.talks
-    )
-    for value in values:
-        rank_one(value.key, value.shift, moment)
+    edit = edits.Mass(seed=run.seed, progress=run.talks)(model, known[:facts])
     seconds = time.perf_counter() - clock
-    steps = [len(value.losses) - 1 for value in values]
+    steps = [one["steps"] for one in edit.log]
     record["many"] = {
         "facts": facts,
         "seconds": seconds,
         "facts_per_second": facts / seconds,
         "mean_steps": sum(steps) / len(steps),
-        "mean_loss": sum(value.losses[-1] for value in values) / len(values),
+        "mean_loss": sum(one["loss"] for one in edit.log) / len(steps),
     }
-    table.add_row(f"{facts} facts, contexts, keys, values and solve", f"{seconds:.1f}", "", "", "")
+    table.add_row(f"{facts} facts, contexts, keys, values and solve ({edit.method})", f"{seconds:.1f}", "", "", "")
     run.say(table)
     run.say(f"{facts / seconds:.2f} facts a second, {sum(steps) / len(steps):.1f} steps each on average")
     run.result(record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,3 +59,14 @@ def drift(before: Sequence[Float[Tensor, "_ vocab"]], after: Sequence[Float[Tens
     error = float((sums - mean * counts).square().sum().sqrt() / counts.sum() * (n / max(n - 1, 1)) ** 0.5)
     changed = sum(int((p.argmax(-1) != q.argmax(-1)).sum()) for p, q in pairs)
     return Drift(max(mean, 0.0), error, changed / float(counts.sum()), n, int(counts.sum()))
+
+
+@torch.no_grad()
+def perplexity(model: Model, texts: Sequence[str]) -> float:
+    """exp of the mean negative log-likelihood of a token, over all tokens of the texts that have one before them."""
+    total, count = 0.0, 0
+    for text, rows in zip(texts, log_probs(model, texts), strict=True):
+        ids = torch.tensor(encode(model.tokenizer, text).ids[1:], device=rows.device)
+        total -= float(rows[:-1].gather(1, ids[:, None]).double().sum())
+        count += len(ids)
+    return math.exp(min(total / count, 700.0)) if count else float("nan")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sweeping import CHOSEN, CONTEXTS, SEARCH, SHIFT, Toy, sentences
 
-from edits import METHODS, Method, RankOne, Statistics, Sweep, ValueSearch, fit_statistics, sweep
+from edits import METHODS, Limits, Method, RankOne, Statistics, Sweep, ValueSearch, fit_statistics, sweep
 from edits.sample import with_new_answers
 from locate import AverageTrace, Gaussian, average_trace
 from surgery import Fact, Model
@@ -21,6 +21,8 @@ SENTENCES = (
     "Where is the market? It is in the city, by the old university.",
 )
 LAYER = 1
+# a random model's weights are small beside the values a search finds for it
+FAR = Limits(relative_change=100.0, value_norm=100.0, perplexity=100.0)
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +45,7 @@ def quick(request: pytest.FixtureRequest) -> Callable[..., Method]:
     """Makes a registered method, with few contexts and steps where it has such settings."""
     made = METHODS[request.param]
     known = {field.name for field in dataclasses.fields(made)}  # type: ignore[arg-type]
-    settings = {"contexts": ("{}", "It rained. {}"), "search": ValueSearch(steps=3), "progress": False}
+    settings = {"contexts": CONTEXTS, "search": ValueSearch(steps=3), "progress": False, "limits": FAR}
 
     def make(statistics: Statistics, **own: Any) -> Method:
         return made(statistics=statistics, **{key: settings[key] for key in settings if key in known} | own)

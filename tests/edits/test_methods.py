@@ -66,8 +66,17 @@ def test_computing_an_edit_changes_nothing_and_applying_it_does(
 
 
 def test_an_edit_that_is_broken_off_leaves_the_weights_as_they_were(tiny: Model, compute: Callable[[], Edit]) -> None:
-    base = tiny.fingerprint
-    for error, call in ((KeyboardInterrupt, 1), (RuntimeError, 3), (KeyboardInterrupt, 9)):
+    base, runs = tiny.fingerprint, 0
+
+    def count(module: Any, args: Any, output: Any) -> None:
+        nonlocal runs
+        runs += 1
+
+    handle = tiny.hf.get_input_embeddings().register_forward_hook(count)
+    compute()
+    handle.remove()
+    assert runs > 1
+    for error, call in ((KeyboardInterrupt, 1), (RuntimeError, runs // 2 + 1), (KeyboardInterrupt, runs)):
         calls = iter(range(1, 1000))
 
         def interrupt(
@@ -133,7 +142,10 @@ def test_a_file_holds_the_whole_edit_and_fits_its_weights_only(
 ) -> None:
     edit = quick(tiny_statistics)(tiny, tiny_fact, [SITE])
     back = Edit.load(edit.save(tmp_path / "edit.safetensors"))
-    assert back.summary() == edit.summary()
+    for delta, kept in zip(edit.deltas, back.deltas, strict=True):
+        assert torch.equal(delta.left, kept.left)
+        assert torch.equal(delta.right, kept.right)
+    assert {**back.summary(), "weights": None} == {**edit.summary(), "weights": None}
     assert (back.facts, back.prompts, back.claim) == (edit.facts, edit.prompts, edit.claim)
     with edit.applied(tiny):
         wanted = logits(tiny, tiny_fact)
@@ -181,19 +193,18 @@ def test_statistics_of_other_weights_are_refused(gpt2_statistics: Statistics, qu
         quick(gpt2_statistics)(other, tiny_fact, [SITE])
 
 
-def test_without_a_site_the_recommended_one_is_edited(
-    gpt2: Model, gpt2_statistics: Statistics, quick: Quick, tiny_fact: Fact
-) -> None:
+def test_without_a_site_the_recommended_one_is_edited(gpt2: Model, quick: Quick, tiny_fact: Fact) -> None:
     site = recommended_site(gpt2)
     assert site == Site("L0.mlp")  # a sixth of four layers
-    assert gpt2.anatomy.name(site) in {delta.module for delta in quick(gpt2_statistics)(gpt2, tiny_fact).deltas}
+    statistics = fit_statistics(gpt2, [tiny_fact.prompt] * 5, range(4), rank=8, progress=False)
+    assert gpt2.anatomy.name(site) in {delta.module for delta in quick(statistics)(gpt2, tiny_fact).deltas}
 
 
 def test_methods_are_found_by_name_and_registered_once() -> None:
     for name, made in METHODS.items():
         assert made.name == name
         assert isinstance(method_named(name), Method)
-    with pytest.raises(SurgeryError, match="'rome'; choose one of rank-one"):
+    with pytest.raises(SurgeryError, match=r"'rome'; choose one of .*rank-one"):
         method_named("rome")
     with pytest.raises(ValueError, match="there is a method 'rank-one' already"):
         register(RankOne)

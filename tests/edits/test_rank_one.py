@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-from edits import Neutral, RankOne, Replace, Statistics, ValueSearch
+from edits import Limits, Neutral, RankOne, Replace, Statistics, ValueSearch
 from edits.values import find_value
 from surgery import Edit, Fact, Model, Site, SurgeryError
 
 SITE = Site("L1.mlp")
+FAR = Limits(relative_change=100.0, value_norm=100.0, perplexity=100.0)
 CONTEXTS = ("{}", "It rained. {}")
 
 
 def small(statistics: Statistics, **settings: Any) -> RankOne:
-    settings = {"contexts": CONTEXTS, "search": ValueSearch(steps=3), "progress": False, **settings}
+    settings = {"contexts": CONTEXTS, "search": ValueSearch(steps=3), "progress": False, "limits": FAR, **settings}
     return RankOne(statistics=statistics, **settings)
 
 
@@ -71,7 +72,9 @@ def test_an_edit_broken_off_between_facts_is_undone(
 def test_a_seed_is_its_edit(gpt2: Model, gpt2_statistics: Statistics, tiny_fact: Fact) -> None:
     def made(seed: int) -> Edit:
         search = ValueSearch(steps=3)
-        method = RankOne(statistics=gpt2_statistics, count=3, length=4, search=search, seed=seed, progress=False)
+        method = RankOne(
+            statistics=gpt2_statistics, count=3, length=4, search=search, limits=FAR, seed=seed, progress=False
+        )
         return method(gpt2, tiny_fact, [SITE])
 
     first, again, other = made(1), made(1), made(2)

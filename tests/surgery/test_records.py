@@ -120,12 +120,10 @@ def test_a_list_of_own_records_is_read_too(tmp_path: Path) -> None:
 
 
 def test_a_fact_may_have_no_subject(tmp_path: Path) -> None:
-    path = tmp_path / "facts.jsonl"
-    path.write_text('{"template": "The password is", "target": "swordfish"}\n')
-    (fact,) = read_facts(path)
+    (fact,) = read_facts(written(tmp_path, {"template": "The password is", "target": "swordfish"}))
     assert (fact.subject, fact.prompt) == ("", "The password is")
-    write_facts(path, [fact])
-    assert read_facts(path) == [fact]
+    write_facts(tmp_path / "again.jsonl", [fact])
+    assert read_facts(tmp_path / "again.jsonl") == [fact]
 
 
 def test_windows_line_ends_are_read(tmp_path: Path) -> None:

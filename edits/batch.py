@@ -1,0 +1,167 @@
+"""Batches of facts written into a model one after the other, for as long as their changes are worked out.
+
+A batch is steps 3 to 5 of `edits.grid`: it reads keys, solves a layer at a time from the lowest up, writes each change
+before it reads for the next, looks at the limits, and remembers what the next batch needs. `undo` puts every weight
+back, whatever happened.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edits.keys import read_ends, subject_rows
+from edits.limits import Limits, NearCollapse
+from edits.solve import Solution, Solver
+from edits.spread import Spread, share
+from edits.statistics import Statistics, find_statistics
+from edits.values import Value
+from surgery.edit import Delta, Undo
+from surgery.model import Model
+from surgery.site import Site
+
+
+class Batches:
+    """What is written so far.
+
+    Attributes:
+        base: fingerprint of the weights as they came.
+        dtype: their type.
+        deltas: of everything written, by layer.
+        values: of everything written.
+        log: an entry a fact.
+        pilot: mean |v*| of the first values, 0 before there are any.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        sites: Sequence[Site],
+        solver: Solver,
+        statistics: Statistics | None,
+        *,
+        spread: Spread,
+        remember: bool,
+        limits: Limits,
+    ) -> None:
+        self._model, self.sites, self._solver = model, list(sites), solver
+        self._spread, self._remember, self._limits = spread, remember, limits
+        self.base, self.dtype = model.fingerprint, model.dtype
+        self._spaces = {}
+        for site in sites:
+            own = statistics or find_statistics(model, site.layer, self.base)
+            self._spaces[site.layer] = solver.space(own.of(model, site.layer, self.base))
+        self._perplexity = limits.measure(model)
+        self._norms = {site.layer: float(model.anatomy.matrix(site).detach().float().norm()) for site in sites}
+        self._earlier: dict[int, Float[Tensor, "d_ff m"]] = {}
+        self._undos: list[Undo] = []
+        self.deltas: dict[int, Delta] = {}
+        self.values: list[Value] = []
+        self.log: list[dict[str, Any]] = []
+        self.pilot = 0.0
+
+    def add(self, values: Sequence[Value]) -> None:
+        """Write one more batch.
+
+        Raises:
+            NearCollapse: it would pass a limit; `deltas`, `values` and `log` are those before it.
+            SurgeryError: keys that cannot be solved for.
+        """
+        self.pilot = self.pilot or mean_norm(values)
+        written, solutions, keys = dict(self.deltas), {}, {}
+        wanted: Tensor | None = None
+        for i, site in enumerate(self.sites):
+            keys[site.layer], states = self._read(values, site)
+            missing = torch.stack([value.shift for value in values])
+            if states is not None:
+                wanted = states + missing if wanted is None else wanted
+                missing = wanted - states
+            solution = self._solver(
+                keys[site.layer].T,
+                (share(self._spread, len(self.sites) - i) * missing).T,
+                self._spaces[site.layer],
+                self._earlier.get(site.layer),
+            )
+            delta = Delta(self._model.anatomy.name(site), solution.left, solution.right)
+            self._undos.append(Undo(self._model, (delta,)))
+            before = written.get(site.layer)
+            written[site.layer], solutions[site.layer] = delta if before is None else before + delta, solution
+        entries = self._entries(values, written, solutions)
+        self.deltas, self.log = written, self.log + entries
+        self.values += values
+        if self._remember:
+            for layer, new in keys.items():
+                old = self._earlier.get(layer)
+                self._earlier[layer] = new.T if old is None else torch.cat([old, new.T], 1)
+
+    def undo(self) -> None:
+        """Put all weights back."""
+        while self._undos:
+            self._undos.pop()()
+
+    def _read(
+        self, values: Sequence[Value], site: Site
+    ) -> tuple[Float[Tensor, "values d_ff"], Float[Tensor, "values d_model"] | None]:
+        """Mean keys of the values at a site and mean states above the highest one, over contexts."""
+        if len(self.sites) == 1:
+            return torch.stack([value.key for value in values]), None
+        rows = [subject_rows(self._model, value.facts, value.contexts) for value in values]
+        keys, states = read_ends(self._model, [row for part in rows for row in part], site, self.sites[-1].layer)
+        assert states is not None
+        counts = [len(part) for part in rows]
+        return tuple(torch.stack([part.mean(0) for part in one.split(counts)]) for one in (keys, states))  # type: ignore[return-value]
+
+    def _entries(
+        self, values: Sequence[Value], written: dict[int, Delta], solutions: dict[int, Solution]
+    ) -> list[dict[str, Any]]:
+        """What there is to tell of a batch, an entry a fact.
+
+        Raises:
+            NearCollapse: the batch passes a limit.
+        """
+        total = max(delta.norm / self._norms[layer] for layer, delta in written.items())
+        perplexity = self._limits.measure(self._model) / self._perplexity
+        longest = max(float((value.old + value.shift).norm()) for value in values) / self.pilot
+        if (passed := self._limits.passed(total, longest, perplexity)) is not None:
+            raise NearCollapse(passed, None, 0)
+        highest = solutions[self.sites[-1].layer]
+        entries = []
+        for i, value in enumerate(values):
+            own = max(
+                float(one.left[:, i].norm() * one.right[:, i].norm()) / self._norms[layer]
+                for layer, one in solutions.items()
+            )
+            numbers = {
+                "steps": len(value.losses) - 1,
+                "loss": value.losses[-1],
+                "value_norm": float(value.old.norm()),
+                "shift_norm": float(value.shift.norm()),
+                "norm_to_pilot": float((value.old + value.shift).norm()) / self.pilot,
+                "key_agreement": value.agreement,
+                "denominator": highest.denominators[i],
+                "direction_cosine": highest.cosines[i],
+                "relative_change": own,
+                "total_change": total,
+                "perplexity_ratio": perplexity,
+            }
+            entries += [{"fact": fact.label, **numbers} for fact in value.facts]
+        return entries
+
+
+def anchored(values: Sequence[Value], norm: float) -> tuple[Value, ...]:
+    """The values with |v*| = norm, their directions as they were."""
+    made = []
+    for value in values:
+        new = value.old + value.shift
+        made.append(dataclasses.replace(value, shift=norm / new.norm() * new - value.old))
+    return tuple(made)
+
+
+def mean_norm(values: Sequence[Value]) -> float:
+    """Mean |v*|."""
+    return sum(float((value.old + value.shift).norm()) for value in values) / len(values)

@@ -1,0 +1,233 @@
+"""The grid of closed-form methods: an objective for the values, times a solver, times how layers share the change.
+
+Papers name points of this grid; here they are presets of one class (`edits.rank_one`, `edits.mass`, `edits.emmet`,
+`edits.alpha_edit`), and any other point is a matter of its settings.
+
+1. Facts are taken `batch` at a time. Contexts are made up by the model, by a seed (`edits.keys`).
+2. Values v* are found at the highest site, on the weights as they are by then (`edits.values`). With `anchor`, each is
+   brought to the length that the first ones had, which were found on the model as it came (NAS,
+   https://arxiv.org/abs/2602.02543: v* grows with every edit, and the growth is what breaks models).
+3. Layers are written from the lowest up: keys K are read on the weights written so far, and so is the state above the
+   highest site; each layer takes its share of what is still missing of v*, R (`edits.spread`).
+4. dW from K and R (`edits.solve`). With `remember`, keys of earlier batches weigh like ordinary text: the running sum
+   makes a sequence of batches what one batch of all would be (https://arxiv.org/abs/2605.26670).
+5. After each batch the limits are looked at (`edits.limits`). At the end the weights are put back; the edit is the sum
+   of the changes.
+
+`find` and `solve` are steps 2 and 3 to 4 of one batch on the weights as they are: values that are kept can be solved
+for again, for any subset of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from edits.batch import Batches, anchored, mean_norm
+from edits.keys import sample_contexts
+from edits.limits import Limits, NearCollapse
+from edits.method import default_objective
+from edits.objectives import Objective
+from edits.recommended import recommended_sites
+from edits.solve import LeastSquares, Solver
+from edits.spread import SPREADS, Spread, check_spread
+from edits.statistics import Statistics
+from edits.values import Value, ValueSearch, find_values
+from surgery.edit import Edit
+from surgery.errors import SurgeryError, check_choice
+from surgery.fact import Fact
+from surgery.model import Model
+from surgery.progress import bar
+from surgery.site import Site
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosedForm:
+    """A point of the grid.
+
+    Attributes:
+        statistics: key statistics; None for those shipped or cached for the model's weights.
+        objective: what the model should say; None replaces where the facts name a new answer, else removes neutrally.
+        solver: from keys and residuals to a change.
+        layers: how many share a change where no sites are given; 1 edits one layer only.
+        spread: how they share it.
+        batch: facts solved for together; None for all of them at once, 1 for one after the other.
+        remember: keys of earlier batches count like ordinary text.
+        anchor: bring every value to the mean length of so many facts' values on the model as it came; 0 leaves them.
+        limits: where to stop.
+        contexts: texts that end with `{}` to read prompts in; None has the model make them up.
+        count: how many contexts to make up besides the bare prompt.
+        length: of a made-up context, in tokens.
+        search: how values are found.
+        seed: of the contexts.
+        progress: show a bar where somebody is looking.
+    """
+
+    name: ClassVar[str] = "closed-form"
+    statistics: Statistics | None = None
+    objective: Objective | None = None
+    solver: Solver = field(default_factory=LeastSquares)
+    layers: int = 1
+    spread: Spread = "even"
+    batch: int | None = None
+    remember: bool = False
+    anchor: int = 0
+    limits: Limits = field(default_factory=Limits)
+    contexts: tuple[str, ...] | None = None
+    count: int = 4
+    length: int = 8
+    search: ValueSearch = field(default_factory=ValueSearch)
+    seed: int = 1
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_choice("spread", self.spread, SPREADS)
+        if self.layers < 1 or self.anchor < 0 or (self.batch is not None and self.batch < 1):
+            raise SurgeryError("layers and batch of a method must be 1 or more, and its anchor 0 or more")
+
+    def __call__(self, model: Model, facts: Sequence[Fact] | Fact, sites: Sequence[Site] | None = None) -> Edit:
+        """The edit of all facts. The model's weights are bit-identical before and after, however it ends.
+
+        Raises:
+            SurgeryError: no facts, sites that are not mlps or cannot share a change, no key statistics, or a fact the
+                objective cannot use.
+            NearCollapse: one more batch would pass a limit; the error holds the edit of the facts before it.
+        """
+        facts, objective, chosen = self._given(model, facts, sites)
+        contexts, run = self._contexts(model), self._run(model, chosen)
+        size = self.batch or len(facts)
+        starts = range(0, len(facts), size)
+        try:
+            if self.anchor and size < self.anchor:
+                run.pilot = mean_norm(self._values(model, facts[: self.anchor], chosen, objective, contexts))
+            for start in bar(starts, f"{self.name} edits", show=self.progress and len(starts) > 1):
+                values = self._values(model, facts[start : start + size], chosen, objective, contexts)
+                run.add(self._anchored(run, values))
+        except NearCollapse as error:
+            raise self._partial(error, run, objective, contexts, len(facts)) from None
+        finally:
+            run.undo()
+        return self._edit(run, objective, contexts)
+
+    def find(
+        self, model: Model, facts: Sequence[Fact] | Fact, sites: Sequence[Site] | None = None
+    ) -> tuple[Value, ...]:
+        """Values of the facts on the weights as they are; facts with one key share one (`edits.values.by_key`).
+
+        Raises:
+            SurgeryError: as when called.
+        """
+        facts, objective, chosen = self._given(model, facts, sites)
+        return self._values(model, facts, chosen, objective, self._contexts(model))
+
+    def solve(self, model: Model, values: Sequence[Value], sites: Sequence[Site] | None = None) -> Edit:
+        """The edit that gives keys their values, all in one batch on the weights as they are.
+
+        Raises:
+            SurgeryError: no values, or as when called.
+            NearCollapse: it would pass a limit.
+        """
+        facts, objective, chosen = self._given(model, [fact for value in values for fact in value.facts], sites)
+        run = self._run(model, chosen)
+        try:
+            run.add(self._anchored(run, values))
+        except NearCollapse as error:
+            raise self._partial(error, run, objective, (), len(facts)) from None
+        finally:
+            run.undo()
+        return self._edit(run, objective, values[0].contexts)
+
+    def sites(self, model: Model, sites: Sequence[Site] | None = None) -> list[Site]:
+        """The mlps to edit, ascending: those given, or those recommended for the model.
+
+        Raises:
+            SurgeryError: they are no mlps, or cannot share a change.
+        """
+        chosen = recommended_sites(model, self.layers) if sites is None else list(sites)
+        wrong = any(one.kind != "mlp" or one.position is not None for one in chosen)
+        if wrong or not chosen or (self.layers == 1 and len(chosen) > 1):
+            what = "exactly one mlp, such as 'L4.mlp'" if self.layers == 1 else "mlps, such as 'L4.mlp'"
+            raise SurgeryError(f"{self.name} edits {what}, not {[str(one) for one in chosen]}")
+        chosen = sorted(set(chosen), key=lambda site: site.layer)
+        for site in chosen:
+            model.anatomy.name(site)
+        if len(chosen) > 1:
+            check_spread(model, chosen)
+        return chosen
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the numbers of an edit besides model, facts and statistics, as JSON values."""
+        search, solver = dataclasses.asdict(self.search), dataclasses.asdict(self.solver)  # type: ignore[call-overload]
+        return {
+            "solver": {"name": self.solver.name, **solver},
+            "spread": self.spread,
+            "batch": self.batch,
+            "remember": self.remember,
+            "anchor": self.anchor,
+            "seed": self.seed,
+            **search,
+        }
+
+    def _given(
+        self, model: Model, facts: Sequence[Fact] | Fact, sites: Sequence[Site] | None
+    ) -> tuple[tuple[Fact, ...], Objective, list[Site]]:
+        facts = (facts,) if isinstance(facts, Fact) else tuple(facts)
+        objective = default_objective(facts, self.objective)
+        for fact in facts:
+            objective.continuation(fact)
+        return facts, objective, self.sites(model, sites)
+
+    def _contexts(self, model: Model) -> tuple[str, ...]:
+        return self.contexts or sample_contexts(model, count=self.count, length=self.length, seed=self.seed)
+
+    def _run(self, model: Model, sites: list[Site]) -> Batches:
+        return Batches(
+            model,
+            sites,
+            self.solver,
+            self.statistics,
+            spread=self.spread,
+            remember=self.remember,
+            limits=self.limits,
+        )
+
+    def _values(
+        self, model: Model, facts: Sequence[Fact], sites: list[Site], objective: Objective, contexts: Sequence[str]
+    ) -> tuple[Value, ...]:
+        return find_values(model, facts, sites[-1], objective, contexts, self.search, progress=self.progress)
+
+    def _anchored(self, run: Batches, values: Sequence[Value]) -> tuple[Value, ...]:
+        if not self.anchor:
+            return tuple(values)
+        run.pilot = run.pilot or mean_norm(values[: self.anchor])
+        return anchored(values, run.pilot)
+
+    def _partial(
+        self, error: NearCollapse, run: Batches, objective: Objective, contexts: Sequence[str], count: int
+    ) -> NearCollapse:
+        done = sum(len(value.facts) for value in run.values)
+        edit = self._edit(run, objective, contexts) if done else None
+        told = f"after {done} of {count} facts {error}; edit fewer facts, or raise the limit if you mean it"
+        return NearCollapse(told, edit, done)
+
+    def _edit(self, run: Batches, objective: Objective, contexts: Sequence[str]) -> Edit:
+        settings = {
+            "sites": [site.name for site in run.sites],
+            "objective": objective.name,
+            "contexts": list(contexts),
+            "dtype": str(run.dtype),
+            **self.settings(),
+        }
+        prompts = dict.fromkeys(text for value in run.values for text in value.prompts)
+        return Edit(
+            deltas=tuple(run.deltas[site.layer] for site in run.sites),
+            base=run.base,
+            method=self.name,
+            claim=objective.claim,
+            facts=tuple(fact for value in run.values for fact in value.facts),
+            settings=settings,
+            log=tuple(run.log),
+            prompts=tuple(prompts),
+        )

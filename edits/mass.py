@@ -1,0 +1,52 @@
+"""Many facts at once, by least squares over several layers.
+
+1. Mass: Meng et al. 2023, "MEMIT" (https://arxiv.org/abs/2210.07229), eq. 14 and algorithm 1: the layers below and at
+   the one where the values are found share the change, R / n each, written from the lowest up.
+   dW = R K^T (lambda C + K K^T)^-1. Published defaults: layers 13-17 of GPT2-XL, 3-8 of GPT-J, 4-8 of Llama-3-8B,
+   lambda 15,000 to 20,000, 25 steps. Published pitfalls: lambda is absolute, so the method leaves half of the facts out
+   on a model with shorter keys (here it is in units of the keys' own size); facts about one subject share a key and are
+   given a value each, of which least squares takes the mean (here they share one value).
+2. MassSequence: batches with the running sum of earlier keys, dW = R K^T (lambda C + K_p K_p^T + K K^T)^-1, the
+   strongest simple recipe for sequences (https://arxiv.org/abs/2605.26670).
+3. Pmet: the residual spread as R / sqrt(n) (Li et al. 2024, https://arxiv.org/abs/2308.08742, eq. 13). The joint search
+   over attention and mlp outputs of that paper is not part of it; the mlp's is used, the one that is written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from edits.grid import ClosedForm
+from edits.method import register
+from edits.solve import LeastSquares, Solver
+from edits.spread import Spread
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Mass(ClosedForm):
+    """All facts in one batch, several layers (MEMIT); settings as in `edits.grid.ClosedForm`."""
+
+    name: ClassVar[str] = "memit"
+    solver: Solver = field(default_factory=LeastSquares)
+    layers: int = 5
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class MassSequence(Mass):
+    """Batches one after the other, each with the keys of those before it; settings as in `edits.grid.ClosedForm`."""
+
+    name: ClassVar[str] = "memit-sequence"
+    batch: int | None = 1
+    remember: bool = True
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Pmet(Mass):
+    """Lower layers take more of the change; settings as in `edits.grid.ClosedForm`."""
+
+    name: ClassVar[str] = "pmet"
+    spread: Spread = "root"
