@@ -58,7 +58,7 @@ class ValueSearch:
     """
 
     steps: int = 25
-    step: float = 1 / 60
+    step: float = 1 / 30
     clamp: float = 4.0
     kl: float = 0.0625
     decay: float = 1e-3
