@@ -1,0 +1,284 @@
+"""The grid of closed forms against plain loops: shared changes, sequences, anchors, limits, values kept for later."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Sequence
+from itertools import permutations
+from typing import Any
+
+import pytest
+import torch
+from sweeping import CONTEXTS, SEARCH, Toy
+from tiny import tiny_model, tiny_tokenizer
+
+from edits import (
+    AlphaEdit,
+    ClosedForm,
+    Constrained,
+    Emmet,
+    LeastSquares,
+    Limits,
+    Mass,
+    MassSequence,
+    NearCollapse,
+    NormAnchored,
+    Pmet,
+    RankOne,
+    Replace,
+    Statistics,
+    ValueSearch,
+    find_values,
+    recommended_sites,
+)
+from edits.recommended import LAYERS, WINDOWS
+from surgery import Fact, Model, Site, SurgeryError, load
+from surgery.hooks import TraceDict, hidden
+from surgery.predict import rate
+from surgery.tokens import ask_fact
+
+SITES = [Site.at(layer, "mlp") for layer in range(3)]
+FAR = Limits(relative_change=100.0, value_norm=100.0, perplexity=1e6)
+SAME: dict[str, Any] = {"contexts": CONTEXTS, "search": SEARCH, "progress": False, "limits": FAR}
+
+
+@torch.no_grad()
+def read(model: Model, facts: Sequence[Fact], site: Site) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean keys at a site and mean states above the highest one, in columns, by a run a row."""
+    names = model.anatomy.name(site), model.anatomy.names("state")[SITES[-1].layer]
+    keys, states = [], []
+    for fact in facts:
+        each = []
+        for context in CONTEXTS:
+            question, span = ask_fact(model.tokenizer, fact, str(fact.new_target), context)
+            with TraceDict(model.hf, names, retain_input=True) as trace:
+                model.hf(torch.tensor([question.ids]))
+            each.append([hidden(one, 1)[0, span.last] for one in (trace[names[0]].input, trace[names[1]].output)])
+        keys.append(torch.stack([one for one, _ in each]).mean(0))
+        states.append(torch.stack([one for _, one in each]).mean(0))
+    return torch.stack(keys, 1).double(), torch.stack(states, 1).double()
+
+
+def memit(model: Model, facts: Sequence[Fact], statistics: Statistics, share: Callable[[int], float]) -> Model:
+    """The published loop on a copy of the model, with dense matrices and lambda in units of the keys."""
+    values = find_values(model, facts, SITES[-1], Replace(), CONTEXTS, SEARCH)
+    copied = load((copy.deepcopy(model.hf), model.tokenizer))
+    _, above = read(copied, facts, SITES[-1])
+    wanted = above + torch.stack([value.shift for value in values], 1).double()
+    for i, site in enumerate(SITES):
+        keys, states = read(copied, facts, site)
+        c = statistics.layers[site.layer].dense()
+        scale = LeastSquares().balance * float(torch.diag(keys.T @ torch.linalg.solve(c, keys)).mean())
+        residual = share(len(SITES) - i) * (wanted - states)
+        change = residual @ keys.T @ torch.linalg.inv(scale * c + keys @ keys.T)
+        with torch.no_grad():
+            copied.anatomy.matrix(site).add_(change.float())
+    return copied
+
+
+@pytest.mark.parametrize(("method", "share"), [(Mass, lambda n: 1 / n), (Pmet, lambda n: n**-0.5)])
+def test_layers_share_a_change_as_in_the_published_loop(
+    toy: Toy, facts: list[Fact], statistics: Statistics, method: type[ClosedForm], share: Callable[[int], float]
+) -> None:
+    model, _ = toy
+    edit = method(statistics=statistics, **SAME)(model, facts, SITES)
+    wanted = memit(model, facts, statistics, share)
+    for delta, site in zip(edit.deltas, SITES, strict=True):
+        change = (wanted.anatomy.matrix(site) - model.anatomy.matrix(site)).detach()
+        assert delta.rank == len(facts)
+        assert change.norm() > 1e-2 * model.anatomy.matrix(site).norm()
+        assert (delta.dense() - change).norm() < 1e-3 * change.norm()
+
+
+def test_the_highest_layer_brings_what_the_others_left(toy: Toy, facts: list[Fact], statistics: Statistics) -> None:
+    model, _ = toy
+    edit = Mass(statistics=statistics, solver=LeastSquares(balance=1e-6), **SAME)(model, facts, SITES)
+    values = find_values(model, facts, SITES[-1], Replace(), CONTEXTS, SEARCH)
+    _, before = read(model, facts, SITES[-1])
+    with edit.applied(model):
+        _, after = read(model, facts, SITES[-1])
+    wanted = torch.stack([value.shift for value in values], 1).double()
+    assert (after - before - wanted).norm() < 0.02 * wanted.norm()
+
+
+def test_a_batch_after_another_weighs_the_keys_of_the_first(
+    toy: Toy, facts: list[Fact], statistics: Statistics
+) -> None:
+    model, _ = toy
+    site, moment = SITES[1], statistics.layers[1].dense()
+    edit = MassSequence(statistics=statistics, layers=1, **SAME)(model, facts[:2], [site])
+    first = MassSequence(statistics=statistics, layers=1, **SAME)(model, facts[0], [site])
+    (one,) = find_values(model, facts[:1], site, Replace(), CONTEXTS, SEARCH)
+    with first.applied(model):
+        (two,) = find_values(model, facts[1:2], site, Replace(), CONTEXTS, SEARCH)
+    a, b = one.key.double()[:, None], two.key.double()[:, None]
+    scale = LeastSquares().balance * float(b.T @ torch.linalg.solve(moment, b))
+    change = two.shift.double()[:, None] @ b.T @ torch.linalg.inv(scale * moment + a @ a.T + b @ b.T)
+    found = edit.deltas[0].dense() - first.deltas[0].dense()
+    assert (found - change).norm() < 1e-3 * change.norm()
+    forgetful = dataclasses.replace(MassSequence(statistics=statistics, layers=1, **SAME), remember=False)
+    other = forgetful(model, facts[:2], [site]).deltas[0].dense() - first.deltas[0].dense()
+    assert (other - change).norm() > 1e-2 * change.norm()
+
+
+@pytest.mark.parametrize("made", [Mass, Emmet, AlphaEdit, RankOne])
+def test_values_that_are_kept_are_solved_for_again(
+    toy: Toy, facts: list[Fact], statistics: Statistics, made: type[ClosedForm]
+) -> None:
+    model, _ = toy
+    method = made(statistics=statistics, **SAME, **({} if made is RankOne else {"batch": None}))
+    sites = SITES if method.layers > 1 else SITES[:1]
+    chosen = facts[:1] if made is RankOne else facts
+    whole = method(model, chosen, sites)
+    values = method.find(model, chosen, sites)
+    again = method.solve(model, values, sites)
+    assert again.summary() == whole.summary()
+    for delta, same in zip(whole.deltas, again.deltas, strict=True):
+        assert torch.equal(delta.left, same.left)
+        assert torch.equal(delta.right, same.right)
+    if len(facts) == len(chosen):
+        fewer = method.solve(model, values[:1], sites)
+        assert fewer.facts == values[0].facts
+        assert fewer.deltas[0].rank == 1
+
+
+def test_facts_of_one_subject_are_all_installed(toy: Toy, statistics: Statistics) -> None:
+    model, known = toy
+    subject = known[0].subject
+    own = [fact for fact in known if fact.subject == subject]
+    assert len(own) > 1
+    wanted = [next(one.target for one in fact.neighbours if one.target != fact.target) for fact in own]
+    new = [fact.replace(new_target=target) for fact, target in zip(own, wanted, strict=True)]
+    # where each toy has room for three answers in one value
+    site = SITES[{"gpt2": 0, "llama": 1}[model.hf.config.model_type]]
+    search = ValueSearch(steps=60, step=0.1, clamp=8.0)
+    method = Mass(statistics=statistics, layers=1, **{**SAME, "search": search})
+    shared = method(model, new, [site])
+    # as published: a value each for the key they share, of which least squares takes the mean
+    apart = method.solve(model, [value for fact in new for value in method.find(model, fact, [site])], [site])
+    assert shared.deltas[0].rank == 1
+    for edit, all_of_them in ((shared, True), (apart, False)):
+        with edit.applied(model):
+            ranks = [answer.rank for answer in rate(model, [(fact.prompt, str(fact.new_target)) for fact in new])]
+        assert (max(ranks) == 1) == all_of_them
+
+
+def test_anchored_values_have_the_first_ones_mean_length(toy: Toy, facts: list[Fact], statistics: Statistics) -> None:
+    model, _ = toy
+    method = NormAnchored(statistics=statistics, anchor=2, layers=1, **SAME)
+    values = find_values(model, facts[:2], SITES[0], Replace(), CONTEXTS, SEARCH)
+    pilot = sum(float((value.old + value.shift).norm()) for value in values) / 2
+    edit = method(model, facts, SITES[:1])
+    assert [one["norm_to_pilot"] for one in edit.log] == pytest.approx([1.0] * 3)
+    first = edit.log[0]
+    new = values[0].old + values[0].shift
+    shift = pilot / new.norm() * new - values[0].old
+    assert first["shift_norm"] == pytest.approx(float(shift.norm()), rel=1e-4)
+    loose = dataclasses.replace(method, anchor=0)(model, facts, SITES[:1])
+    assert max(abs(one["norm_to_pilot"] - 1) for one in loose.log) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("limit", "logged", "told"),
+    [
+        ("relative_change", "total_change", "the weights would have changed by .* of their norm"),
+        ("value_norm", "norm_to_pilot", "a value would be .* times as long as the first ones"),
+        ("perplexity", "perplexity_ratio", "the perplexity of neutral text would be .* times what it was"),
+    ],
+)
+def test_it_stops_before_a_limit_and_hands_over_what_is_done(
+    toy: Toy,
+    facts: list[Fact],
+    statistics: Statistics,
+    unchanged: Callable[[Model], None],
+    limit: str,
+    logged: str,
+    told: str,
+) -> None:
+    model, _ = toy
+    unchanged(model)
+    free = RankOne(statistics=statistics, **SAME)
+    orders = [[facts[i] for i in order] for order in permutations(range(3))]
+    log, order = next(
+        (log, order)
+        for order in orders
+        if (log := free(model, order, SITES[:1]).log)[0][logged] < 0.999 * max(one[logged] for one in log)
+    )
+    most = (log[0][logged] + max(one[logged] for one in log)) / 2
+    method = dataclasses.replace(free, limits=dataclasses.replace(FAR, **{limit: most}))
+    with pytest.raises(NearCollapse, match=rf"of 3 facts {told} \(limit {most}\); edit fewer facts") as caught:
+        method(model, order, SITES[:1])
+    assert 1 <= caught.value.done < len(facts)
+    edit, before = caught.value.edit, free(model, order[: caught.value.done], SITES[:1])
+    assert edit is not None
+    assert torch.equal(edit.deltas[0].left, before.deltas[0].left)
+    assert edit.facts == tuple(order[: caught.value.done])
+
+
+def test_a_first_batch_past_a_limit_leaves_no_edit(toy: Toy, facts: list[Fact], statistics: Statistics) -> None:
+    method = Emmet(statistics=statistics, **{**SAME, "limits": Limits(relative_change=1e-6)})
+    with pytest.raises(NearCollapse, match="after 0 of 3 facts the weights would have changed") as caught:
+        method(toy[0], facts, SITES[:1])
+    assert (caught.value.edit, caught.value.done) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"relative_change": 0.0}, {"value_norm": -1.0}, {"perplexity": float("nan")}, {"texts": ()}]
+)
+def test_limits_without_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(SurgeryError, match=r"a limit is a number above 0|needs some neutral text"):
+        Limits(**wrong)
+
+
+def test_the_log_tells_of_every_fact(toy: Toy, facts: list[Fact], statistics: Statistics) -> None:
+    model, _ = toy
+    edit = RankOne(statistics=statistics, **SAME)(model, facts, SITES[:1])
+    weight = float(model.anatomy.matrix(SITES[0]).detach().norm())
+    assert [one["fact"] for one in edit.log] == [fact.label for fact in facts]
+    for i, one in enumerate(edit.log):
+        left, right = edit.deltas[0].left[:, i], edit.deltas[0].right[:, i]
+        assert one["relative_change"] == pytest.approx(float(left.norm() * right.norm()) / weight, rel=1e-4)
+    assert edit.log[-1]["total_change"] == pytest.approx(edit.deltas[0].norm / weight, rel=1e-4)
+    value = find_values(model, facts[:1], SITES[0], Replace(), CONTEXTS, SEARCH)[0]
+    moment = statistics.layers[0].dense()
+    key = value.key.double()
+    assert edit.log[0]["denominator"] == pytest.approx(float(key @ torch.linalg.solve(moment, key)), rel=1e-4)
+    assert edit.log[0]["norm_to_pilot"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "olmo2"])
+def test_layers_behind_a_norm_do_not_share(name: str, tiny_fact: Fact) -> None:
+    model = load((tiny_model(name), tiny_tokenizer()))
+    assert len(recommended_sites(model, 3)) == 1
+    with pytest.raises(SurgeryError, match=r"goes through a norm first in .*, so layers cannot share a change"):
+        Mass(progress=False)(model, tiny_fact, SITES)
+
+
+def test_sites_that_make_no_sense_are_refused(gpt2: Model) -> None:
+    with pytest.raises(SurgeryError, match=r"memit edits mlps, such as 'L4.mlp', not \['L1.attention'\]"):
+        Mass().sites(gpt2, [Site.at(1, "attention")])
+    with pytest.raises(SurgeryError, match=r"rank-one edits exactly one mlp, such as 'L4.mlp', not \['L0.mlp', 'L1"):
+        RankOne().sites(gpt2, SITES[:2])
+    with pytest.raises(SurgeryError, match=r"memit edits mlps, such as 'L4.mlp', not \[\]"):
+        Mass().sites(gpt2, [])
+    with pytest.raises(SurgeryError, match="there is no layer 9"):
+        Mass().sites(gpt2, [Site.at(9, "mlp")])
+    for wrong in ({"layers": 0}, {"anchor": -1}, {"batch": 0}):
+        with pytest.raises(SurgeryError, match="layers and batch of a method must be 1 or more"):
+            ClosedForm(**wrong)
+
+
+def test_neighbouring_layers_are_recommended_around_the_one_to_edit(gpt2: Model) -> None:
+    assert [one.layer for one in recommended_sites(gpt2, 3)] == [0, 1, 2]
+    assert [one.layer for one in recommended_sites(gpt2, 9)] == [0, 1, 2, 3]
+    assert [one.layer for one in recommended_sites(gpt2, 1)] == [0]
+    for family, window in WINDOWS.items():
+        assert LAYERS[family] in window or family == ("gpt2", 48)
+
+
+def test_one_exact_fact_is_the_same_by_rome_and_emmet(toy: Toy, facts: list[Fact], statistics: Statistics) -> None:
+    model, _ = toy
+    rome = RankOne(statistics=statistics, **SAME)(model, facts[0], SITES[:1]).deltas[0].dense()
+    emmet = Emmet(statistics=statistics, solver=Constrained(), **SAME)(model, facts[0], SITES[:1]).deltas[0].dense()
+    torch.testing.assert_close(rome, emmet)
