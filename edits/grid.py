@@ -30,6 +30,7 @@ from edits.keys import sample_contexts
 from edits.limits import Limits, NearCollapse
 from edits.method import default_objective
 from edits.objectives import Objective
+from edits.reading import recorded
 from edits.recommended import recommended_sites
 from edits.solve import LeastSquares, Solver
 from edits.spread import SPREADS, Spread, check_spread
@@ -40,6 +41,7 @@ from surgery.errors import SurgeryError, check_choice
 from surgery.fact import Fact
 from surgery.model import Model
 from surgery.progress import bar
+from surgery.replay import Replay
 from surgery.site import Site
 
 
@@ -99,11 +101,12 @@ class ClosedForm:
         contexts, run = self._contexts(model), self._run(model, chosen)
         size = self.batch or len(facts)
         starts = range(0, len(facts), size)
+        example = recorded(model) if len(starts) > 1 and self.search.method == "fast" else None
         try:
             if self.anchor and size < self.anchor:
                 run.pilot = mean_norm(self._values(model, facts[: self.anchor], chosen, objective, contexts))
             for start in bar(starts, f"{self.name} edits", show=self.progress and len(starts) > 1):
-                values = self._values(model, facts[start : start + size], chosen, objective, contexts)
+                values = self._values(model, facts[start : start + size], chosen, objective, contexts, example)
                 run.add(self._anchored(run, values))
         except NearCollapse as error:
             raise self._partial(error, run, objective, contexts, len(facts)) from None
@@ -194,9 +197,16 @@ class ClosedForm:
         )
 
     def _values(
-        self, model: Model, facts: Sequence[Fact], sites: list[Site], objective: Objective, contexts: Sequence[str]
+        self,
+        model: Model,
+        facts: Sequence[Fact],
+        sites: list[Site],
+        objective: Objective,
+        contexts: Sequence[str],
+        example: Replay | None = None,
     ) -> tuple[Value, ...]:
-        return find_values(model, facts, sites[-1], objective, contexts, self.search, progress=self.progress)
+        search, show = self.search, self.progress
+        return find_values(model, facts, sites[-1], objective, contexts, search, example=example, progress=show)
 
     def _anchored(self, run: Batches, values: Sequence[Value]) -> tuple[Value, ...]:
         if not self.anchor:

@@ -19,12 +19,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edits.objectives import Objective
+from surgery.anatomy import probe_ids
 from surgery.errors import SurgeryError
 from surgery.fact import SLOT, Fact
 from surgery.hooks import Trace, TraceDict, hidden, with_hidden
 from surgery.model import Model
 from surgery.products import fast_products
-from surgery.replay import Replay
+from surgery.replay import CannotReplay, Replay
 from surgery.replay_rows import RowReplay
 from surgery.site import Site
 from surgery.tokens import Batch, align, ask_fact, encode, pad
@@ -188,6 +189,9 @@ class FullRuns:
 class Replayed:
     """Reads rows by replay from the edited block and the subject on.
 
+    Attributes:
+        example: the recorded prompt that says what the axes of a block's arguments mean, whatever the weights.
+
     Raises:
         CannotReplay: the model's blocks cannot be run one by one.
     """
@@ -209,8 +213,8 @@ class Replayed:
         self._owners = self._rows.owners(model.device)
         self._starts = -torch.tensor(subject, device=model.device)
         with torch.no_grad(), fast_products(model.device, model.dtype):
-            example = example or Replay(model, min(ids, key=len))
-            self._replay = RowReplay(model, example, batch, max(subject), site.layer)
+            self.example = example or Replay(model, min(ids, key=len))
+            self._replay = RowReplay(model, self.example, batch, max(subject), site.layer)
 
     def __call__(self, shifts: Float[Tensor, "groups d_model"]) -> list[Reading]:
         """By the blocks from the edited one up."""
@@ -234,6 +238,15 @@ class Replayed:
         self._rows = _Picked([self._rows.groups[i] for i in groups])
         self._owners, self._starts = self._rows.owners(self._model.device), self._starts[rows]
         self._replay.keep(rows)
+
+
+@torch.no_grad()
+def recorded(model: Model) -> Replay | None:
+    """An `example` for many searches on one model, None where its blocks cannot be run one by one."""
+    try:
+        return Replay(model, tuple(probe_ids(model.hf)[0].tolist()))
+    except CannotReplay:
+        return None
 
 
 def shifted(model: Model, module: str, positions: Int[Tensor, " rows"], shift: Float[Tensor, "*rows d_model"]) -> Trace:

@@ -32,7 +32,7 @@ from surgery.fact import SLOT, Fact
 from surgery.hooks import frozen
 from surgery.model import Model
 from surgery.progress import counter
-from surgery.replay import CannotReplay
+from surgery.replay import CannotReplay, Replay
 from surgery.site import Site
 
 logger = logging.getLogger(__name__)
@@ -108,6 +108,7 @@ def find_values(
     contexts: Sequence[str],
     search: ValueSearch,
     *,
+    example: Replay | None = None,
     progress: bool = False,
 ) -> tuple[Value, ...]:
     """Find the values that make the model say what the objective wants, each on the model as it is.
@@ -120,6 +121,7 @@ def find_values(
         objective: what the model should say.
         contexts: texts that end with `{}` to read the prompts in.
         search: how to look.
+        example: any recorded prompt of the model, whatever its weights were; it spares recording one.
         progress: show a bar where somebody is looking.
 
     Returns:
@@ -138,7 +140,8 @@ def find_values(
             read = [groups[i] for i in chunk]
             means = torch.stack([keys[i].mean(0) for i in chunk])
             old = means @ matrix.T
-            reader = _reader(model, site, read, depths, search)
+            reader = _reader(model, site, read, depths, search, example)
+            example = getattr(reader, "example", example)
             wanted = [[objective.loss(model, fact) for fact in rows.facts] for rows in read]
             ended = _descend(reader, read, wanted, old, search, shown.update)
             for i, key, before, (shift, losses) in zip(chunk, means, old, ended, strict=True):
@@ -214,10 +217,17 @@ def room_for_tokens(model: Model) -> int:
     return max(CPU_TOKENS, int(0.6 * torch.cuda.mem_get_info(model.device)[0] / each))
 
 
-def _reader(model: Model, site: Site, groups: Sequence[Rows], depths: Sequence[int], search: ValueSearch) -> Reader:
+def _reader(
+    model: Model,
+    site: Site,
+    groups: Sequence[Rows],
+    depths: Sequence[int],
+    search: ValueSearch,
+    example: Replay | None,
+) -> Reader:
     if search.method == "fast":
         try:
-            return Replayed(model, site, groups, depths)
+            return Replayed(model, site, groups, depths, example)
         except CannotReplay as error:
             logger.warning("%s; searching by full runs, which takes several times longer", error)
     return FullRuns(model, site, groups, depths)
