@@ -1,15 +1,19 @@
 """Find where a language model keeps a fact, change or remove it there, and prove what happened."""
 
 from surgery.anatomy import Anatomy
-from surgery.edit import Delta, Edit, Undo
+from surgery.delta import Delta
+from surgery.edit import Edit, Undo
 from surgery.errors import FactError, SurgeryError, UnsupportedModel, WrongWeights
 from surgery.fact import Fact, Neighbour
 from surgery.model import Model, load
 from surgery.predict import generate, next_tokens, rate
+from surgery.preview import preview
+from surgery.privacy import redact
 from surgery.records import FactsFileError, read_facts, write_facts
 from surgery.report import Report
 from surgery.shipped import example_facts, invented_facts
 from surgery.site import KINDS, Neuron, Site
+from surgery.stacking import Stack, merge, stack
 from surgery.tokens import Span, as_chat
 from surgery.verification import Thresholds, verify
 
@@ -28,6 +32,7 @@ __all__ = [
     "Report",
     "Site",
     "Span",
+    "Stack",
     "SurgeryError",
     "Thresholds",
     "Undo",
@@ -38,9 +43,13 @@ __all__ = [
     "generate",
     "invented_facts",
     "load",
+    "merge",
     "next_tokens",
+    "preview",
     "rate",
     "read_facts",
+    "redact",
+    "stack",
     "verify",
     "write_facts",
 ]

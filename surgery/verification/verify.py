@@ -32,6 +32,7 @@ NOT_TESTED = (
     "quantisation and relearning",
     "other facts about the same subject",
 )
+UNKEPT = "which prompts the edit was made from: its file keeps none, so all but the facts' own count as unseen"
 
 
 def verify(
@@ -62,11 +63,16 @@ def verify(
     check_profile(profile)
     started = time.perf_counter()
     chosen = (facts,) if isinstance(facts, Fact) else tuple(facts if facts is not None else edit.facts if edit else ())
+    if not chosen and edit is not None and edit.hidden is not None:
+        raise SurgeryError(
+            f"the edit's file keeps its facts {edit.hidden.keep}, so they cannot be asked; give them, as --facts FILE "
+            f"or verify(model, edit, facts)"
+        )
     if not chosen:
         raise SurgeryError("there is no fact to verify; give at least one")
     claim = _claim(claim, edit, chosen)
     lines = Thresholds() if thresholds is None else thresholds
-    probes, left_out = probes_of(chosen, claim, edit.prompts if edit else ())
+    probes, left_out = probes_of(chosen, claim, _seen(edit, chosen))
     words = neutral_texts() if texts is None else texts
     before: list[Measured | None] = [*measure(model, probes)] if edit else [None] * len(probes)
     text_before = log_probs(model, words) if edit else None
@@ -89,7 +95,7 @@ def verify(
         rows=tuple(rows),
         neighbours_left_out=left_out,
         thresholds=lines,
-        not_tested=NOT_TESTED,
+        not_tested=(*NOT_TESTED, UNKEPT) if edit and edit.hidden and edit.hidden.keep == "none" else NOT_TESTED,
         seconds=time.perf_counter() - started,
         exit_code=exit_code(verdicts, overall),
     )
@@ -103,6 +109,14 @@ def check_profile(profile: str) -> None:
     """
     if profile != "quick":
         raise SurgeryError(f"there is no verification profile {profile!r}; choose 'quick'")
+
+
+def _seen(edit: Edit | None, facts: Sequence[Fact]) -> tuple[str, ...]:
+    """Prompts the edit was made from; where its file keeps their hashes, those among the facts' own."""
+    if edit is None or edit.hidden is None:
+        return edit.prompts if edit else ()
+    asked = [(fact.prompt, *fact.paraphrases, *(one.prompt for one in fact.neighbours)) for fact in facts]
+    return edit.hidden.seen([text for texts in asked for text in texts])
 
 
 def _claim(
