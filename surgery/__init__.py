@@ -1,9 +1,11 @@
 """Find where a language model keeps a fact, change or remove it there, and prove what happened."""
 
+from surgery.adapter import from_peft
 from surgery.anatomy import Anatomy
 from surgery.delta import Delta
 from surgery.edit import Edit, Undo
 from surgery.errors import FactError, SurgeryError, UnsupportedModel, WrongWeights
+from surgery.export import to_hf, to_peft
 from surgery.fact import Fact, Neighbour
 from surgery.model import Model, load
 from surgery.predict import generate, next_tokens, rate
@@ -40,6 +42,7 @@ __all__ = [
     "WrongWeights",
     "as_chat",
     "example_facts",
+    "from_peft",
     "generate",
     "invented_facts",
     "load",
@@ -50,6 +53,8 @@ __all__ = [
     "read_facts",
     "redact",
     "stack",
+    "to_hf",
+    "to_peft",
     "verify",
     "write_facts",
 ]

@@ -62,6 +62,8 @@ class Delta:
         Singular values below float32's rounding of the largest are left out: `dense` is the same to that rounding.
         The product of the factors is decomposed through their QR factors, so it is never built.
         """
+        if self.rank < 2:
+            return self
         q_left, r_left = torch.linalg.qr(self.left.double())
         q_right, r_right = torch.linalg.qr(self.right.double())
         u, sizes, vt = torch.linalg.svd(r_left @ r_right.T, full_matrices=False)

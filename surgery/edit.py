@@ -79,12 +79,11 @@ class Edit:
             return self.hidden.mentions(fact)
         return mentions(self.facts, fact)
 
-    def apply(self, model: Model) -> Undo:
-        """Change the model's weights; the returned `Undo` brings the old bytes back when called.
+    def check_base(self, model: Model) -> None:
+        """Refuse other weights than those the edit was made for.
 
         Raises:
-            WrongWeights: the model's weights are not the ones the edit was made for.
-            SurgeryError: the change is too small for the weights' type to show.
+            WrongWeights: the model's are others.
         """
         found = model.fingerprint
         if found != self.base:
@@ -92,6 +91,15 @@ class Edit:
                 f"this edit was made for other weights ({self.base[:12]}) than these ({found[:12]}); load the model it "
                 f"was made for, without other edits and in the same dtype"
             )
+
+    def apply(self, model: Model) -> Undo:
+        """Change the model's weights; the returned `Undo` brings the old bytes back when called.
+
+        Raises:
+            WrongWeights: the model's weights are not the ones the edit was made for.
+            SurgeryError: the change is too small for the weights' type to show.
+        """
+        self.check_base(model)
         undo = Undo(model, self.deltas)
         if not undo.changed and any(delta.norm > 0 for delta in self.deltas):
             undo()
