@@ -17,7 +17,7 @@ from surgery.shipped import example_facts, invented_facts
 from surgery.site import KINDS, Neuron, Site
 from surgery.stacking import Stack, merge, stack
 from surgery.tokens import Span, as_chat
-from surgery.verification import Thresholds, verify
+from surgery.verification import Leak, Thresholds, delta_leak, verify
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Fact",
     "FactError",
     "FactsFileError",
+    "Leak",
     "Model",
     "Neighbour",
     "Neuron",
@@ -41,6 +42,7 @@ __all__ = [
     "UnsupportedModel",
     "WrongWeights",
     "as_chat",
+    "delta_leak",
     "example_facts",
     "from_peft",
     "generate",
