@@ -1,4 +1,4 @@
-"""The command line: `surgery demo`, `locate`, `show`, `sweep`, `edit`, `remove`, `verify`, `stats` and more.
+"""The command line: `surgery demo`, `locate`, `show`, `sweep`, `edit`, `remove`, `verify`, `export` and more.
 
 The one door: this file and `surgery/commands` import all three packages, and nobody imports them.
 
@@ -16,6 +16,7 @@ import surgery
 from surgery.commands.bench import bench, selftest
 from surgery.commands.demo import demo
 from surgery.commands.edit import edit, remove, stats
+from surgery.commands.export import export
 from surgery.commands.locate import locate_
 from surgery.commands.options import command
 from surgery.commands.show import show
@@ -31,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for function in (demo, locate_, show, sweep, edit, remove, verify, stats, selftest, bench):
+for function in (demo, locate_, show, sweep, edit, remove, verify, stats, export, selftest, bench):
     command(app, function)
 
 

@@ -139,6 +139,13 @@ def oriented(module: nn.Module) -> Float[Tensor, "out in"]:
     )
 
 
+def shared_weight(hf: nn.Module, module: str) -> str | None:
+    """Name of another parameter that is the same tensor as a module's weight, as tied embeddings are; None for none."""
+    weight = getattr(hf.get_submodule(module), "weight", None)
+    twins = [name for name, one in hf.named_parameters(remove_duplicate=False) if one is weight]
+    return next((name for name in twins if name != f"{module}.weight"), None)
+
+
 def examine(hf: PreTrainedModel) -> Anatomy:
     """Find the parts of a causal language model and check the finding by one small run.
 

@@ -7,6 +7,7 @@ is interrupted leaves nothing behind, and two at once do no harm.
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.util
 import io
 import logging
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from surgery.errors import SurgeryError
@@ -73,15 +74,35 @@ def _convert(file: Path, folder: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=False)
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
         raise SurgeryError(f"cannot read {file} as a GGUF model: {_reason(error)}") from error
-    # dequantised by now, but transformers would refuse to save it as something quantised
+    try:
+        save_plain(hf, tokenizer, folder)
+    except OSError as error:
+        raise SurgeryError(f"cannot keep the converted model in {folder.parent}: {_reason(error)}") from error
+
+
+def save_plain(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a model with plain weights and its tokenizer as transformers keeps them; both are as they were afterwards.
+
+    A model that was read from a GGUF file is dequantised by then, but transformers would refuse to save it as something
+    quantised. It also writes into the configuration that it saves, so it is given a copy.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    config, own = hf.config, {key: one for key, one in vars(hf).items() if key in ("hf_quantizer", "is_quantized")}
+    hf.config = copy.deepcopy(config)
     if hasattr(hf.config, "quantization_config"):
         del hf.config.quantization_config
     vars(hf).update(hf_quantizer=None, is_quantized=False)
     try:
-        hf.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    except OSError as error:
-        raise SurgeryError(f"cannot keep the converted model in {folder.parent}: {_reason(error)}") from error
+        with quiet_transformers():
+            hf.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+    finally:
+        hf.config = config
+        for key in ("hf_quantizer", "is_quantized"):
+            vars(hf).pop(key)
+        vars(hf).update(own)
 
 
 def _reason(error: Exception) -> str:

@@ -1,16 +1,15 @@
 """An edit as a value: low-rank changes of named weights, with what they were made for. And its exact undo.
 
-1. A `Delta` is W + left right^T for one parameter, in the orientation [out, in] whichever way the weight is stored.
+1. A `Delta` (`surgery.delta`) is W + left right^T for one parameter, in the orientation [out, in] whichever way the
+   weight is stored.
 2. An `Edit` is deltas plus the fingerprint of the weights they were made for, the method, its settings and the facts.
 3. Applying adds in float32 and rounds once to the weights' own type; the `Undo` keeps the bytes that were there, so
    undoing is bit-identical, which subtracting the delta would not be.
-4. On disk it is one safetensors file: factors as tensors, the rest as JSON in its header. No pickle.
+4. On disk it is one safetensors file (`surgery.edit_files`), with the facts in plain or without (`surgery.privacy`).
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,68 +18,18 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from surgery import edit_files
 from surgery.anatomy import oriented
+from surgery.delta import Delta
 from surgery.errors import SurgeryError, WrongWeights
 from surgery.fact import Fact
-from surgery.files import written_whole
+from surgery.hooks import get_module
 from surgery.model import Model, tensor_sha256
+from surgery.privacy import Hidden, mentions
 
-FORMAT = "knowledge-surgery edit 1"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Delta:
-    """W + left right^T for the weight of one linear map.
-
-    Attributes:
-        module: dotted name of the linear map.
-        left: [out, rank], float32.
-        right: [in, rank], float32.
-
-    Raises:
-        SurgeryError: the factors do not fit together or hold numbers that are not finite.
-    """
-
-    module: str
-    left: Float[Tensor, "out rank"]
-    right: Float[Tensor, "in rank"]
-
-    def __post_init__(self) -> None:
-        for side in ("left", "right"):
-            factor = getattr(self, side)
-            if factor.ndim != 2 or factor.shape[1] != self.left.shape[1]:
-                raise SurgeryError(f"the delta of {self.module} has factors of different rank")
-            if not factor.isfinite().all():
-                raise SurgeryError(f"the delta of {self.module} is not finite; the solve failed, so nothing is changed")
-            object.__setattr__(self, side, factor.detach().to("cpu", torch.float32).contiguous())
-
-    @property
-    def rank(self) -> int:
-        """Columns of the factors."""
-        return self.left.shape[1]
-
-    @property
-    def norm(self) -> float:
-        """Frobenius norm of left right^T, without building it."""
-        gram = (self.left.double().T @ self.left.double()) * (self.right.double().T @ self.right.double())
-        return math.sqrt(max(float(gram.sum()), 0.0))
-
-    def __repr__(self) -> str:
-        return f"Delta({self.module!r}, rank={self.rank}, norm={self.norm:.3g})"
-
-    def dense(self) -> Float[Tensor, "out in"]:
-        """left right^T in float32."""
-        return (self.left.double() @ self.right.double().T).float()
-
-    def __add__(self, other: Delta) -> Delta:
-        """Both changes of one weight as one, of the sum of the ranks."""
-        if other.module != self.module:
-            raise SurgeryError(f"deltas of {self.module} and {other.module} do not add up; they change two weights")
-        return Delta(self.module, torch.cat([self.left, other.left], 1), torch.cat([self.right, other.right], 1))
+__all__ = ["Delta", "Edit", "Undo", "add_", "weight_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +45,7 @@ class Edit:
         settings: the method's settings, JSON values.
         log: what happened for each fact (norms, denominators, steps), JSON values.
         prompts: every text the method looked at; verification does not judge by these.
+        hidden: what is left of facts whose words were taken out (`surgery.redact`), None where they are in plain.
     """
 
     deltas: tuple[Delta, ...]
@@ -106,6 +56,7 @@ class Edit:
     settings: Mapping[str, Any] = field(default_factory=dict)
     log: tuple[Mapping[str, Any], ...] = ()
     prompts: tuple[str, ...] = ()
+    hidden: Hidden | None = None
 
     def __post_init__(self) -> None:
         modules = [delta.module for delta in self.deltas]
@@ -113,6 +64,33 @@ class Edit:
             raise SurgeryError("an edit needs one delta for each weight it changes, and at least one")
         if self.claim not in ("rewritten", "removed"):
             raise SurgeryError(f"an edit's claim is 'rewritten' or 'removed', not {self.claim!r}")
+        if self.hidden is not None and (self.facts or self.prompts):
+            raise SurgeryError("an edit whose facts are hidden cannot hold them as well; take it from surgery.redact")
+
+    def mentions(self, fact: Fact | str) -> bool:
+        """Whether the edit was made from this fact (same prompt and answer), or from one about this subject.
+
+        Letters' case and spaces do not matter. Works on hashed facts too.
+
+        Raises:
+            SurgeryError: the edit keeps nothing of its facts.
+        """
+        if self.hidden is not None:
+            return self.hidden.mentions(fact)
+        return mentions(self.facts, fact)
+
+    def check_base(self, model: Model) -> None:
+        """Refuse other weights than those the edit was made for.
+
+        Raises:
+            WrongWeights: the model's are others.
+        """
+        found = model.fingerprint
+        if found != self.base:
+            raise WrongWeights(
+                f"this edit was made for other weights ({self.base[:12]}) than these ({found[:12]}); load the model it "
+                f"was made for, without other edits and in the same dtype"
+            )
 
     def apply(self, model: Model) -> Undo:
         """Change the model's weights; the returned `Undo` brings the old bytes back when called.
@@ -121,12 +99,7 @@ class Edit:
             WrongWeights: the model's weights are not the ones the edit was made for.
             SurgeryError: the change is too small for the weights' type to show.
         """
-        found = model.fingerprint
-        if found != self.base:
-            raise WrongWeights(
-                f"this edit was made for other weights ({self.base[:12]}) than these ({found[:12]}); load the model it "
-                f"was made for, without other edits and in the same dtype"
-            )
+        self.check_base(model)
         undo = Undo(model, self.deltas)
         if not undo.changed and any(delta.norm > 0 for delta in self.deltas):
             undo()
@@ -149,7 +122,7 @@ class Edit:
         return {
             "method": self.method,
             "claim": self.claim,
-            "facts": len(self.facts),
+            "facts": len(self.facts) if self.hidden is None else self.hidden.count,
             "weights": {delta.module: {"rank": delta.rank, "norm": delta.norm} for delta in self.deltas},
             "settings": dict(self.settings),
             "log": [dict(one) for one in self.log],
@@ -161,25 +134,7 @@ class Edit:
         Raises:
             SurgeryError: the place cannot be written to.
         """
-        tensors, about = (
-            {},
-            {
-                "format": FORMAT,
-                "base": self.base,
-                "method": self.method,
-                "claim": self.claim,
-                "modules": [delta.module for delta in self.deltas],
-                "facts": [fact.as_record() for fact in self.facts],
-                "settings": dict(self.settings),
-                "log": [dict(one) for one in self.log],
-                "prompts": list(self.prompts),
-            },
-        )
-        for i, delta in enumerate(self.deltas):
-            tensors[f"{i}.left"], tensors[f"{i}.right"] = delta.left, delta.right
-        with written_whole(path) as temporary:
-            save_file(tensors, temporary, metadata={"edit": json.dumps(about, ensure_ascii=False)})
-        return Path(path)
+        return edit_files.write(self, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Edit:
@@ -188,26 +143,7 @@ class Edit:
         Raises:
             SurgeryError: there is no such file, it is cut off, or it is something else.
         """
-        if not Path(path).is_file():
-            raise SurgeryError(f"there is no edit file {path}; give a file that 'surgery edit --out' wrote")
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                about = json.loads((file.metadata() or {}).get("edit", "null"))
-                if not isinstance(about, dict) or about.get("format") != FORMAT:
-                    raise SurgeryError(f"{path} is no edit of this package; give a file that 'surgery edit' wrote")
-                deltas = tuple(
-                    Delta(module, file.get_tensor(f"{i}.left"), file.get_tensor(f"{i}.right"))
-                    for i, module in enumerate(about["modules"])
-                )
-            return cls(
-                deltas=deltas,
-                facts=tuple(Fact.from_record(record) for record in about["facts"]),
-                log=tuple(about["log"]),
-                prompts=tuple(about["prompts"]),
-                **{key: about[key] for key in ("base", "method", "claim", "settings")},
-            )
-        except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise SurgeryError(f"{path} is damaged or cut off ({error}); make the edit again") from error
+        return cls(**edit_files.read(path))
 
 
 class Undo:
@@ -221,7 +157,7 @@ class Undo:
         self._kept: list[tuple[str, Tensor, Tensor]] = []
         self._written: list[bytes] = []
         self.changed = 0
-        weights = [_weight(model, delta) for delta in deltas]
+        weights = [weight_of(model, delta) for delta in deltas]
         try:
             for delta, weight in zip(deltas, weights, strict=True):
                 old = weight.detach().clone()
@@ -257,8 +193,14 @@ def add_(weight: Float[Tensor, "out in"], delta: Delta) -> None:
     weight.copy_((weight.float() + delta.dense().to(weight.device)).to(weight.dtype))
 
 
-def _weight(model: Model, delta: Delta) -> Float[Tensor, "out in"]:
-    weight = oriented(model.hf.get_submodule(delta.module))
+def weight_of(model: Model, delta: Delta) -> Float[Tensor, "out in"]:
+    """The weight a delta changes, as [out, in].
+
+    Raises:
+        WrongWeights: it is of another size.
+        SurgeryError: there is none of that name, or it is no plain weight.
+    """
+    weight = oriented(get_module(model.hf, delta.module))
     if weight.shape != (delta.left.shape[0], delta.right.shape[0]):
         raise WrongWeights(f"{delta.module} is {tuple(weight.shape)} here, but the edit was made for another size")
     return weight

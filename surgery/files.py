@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,44 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(folder: str | Path) -> Iterator[Path]:
+    """Give a temporary folder beside `folder` and move it there when the body ends well; else nothing is left.
+
+    Raises:
+        SurgeryError: there is something in the folder already, or its place cannot be written to.
+    """
+    folder = check_new_folder(folder)
+    work = Path(tempfile.mkdtemp(dir=writable_folder(folder.absolute().parent), prefix=f".{folder.name}."))
+    try:
+        yield work
+        for file in work.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as opened:
+                    os.fsync(opened.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        work.chmod(0o777 & ~mask)
+        try:
+            work.replace(folder)
+        except OSError as error:
+            raise SurgeryError(f"cannot write {folder}: {error.strerror or error}; choose another place") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def check_new_folder(folder: str | Path) -> Path:
+    """Check, without making anything, that a folder is absent or empty and could be written.
+
+    Raises:
+        SurgeryError: it is not, or could not.
+    """
+    folder = check_writable(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise SurgeryError(f"{folder} holds files already; give a folder that is empty or not there yet")
+    return folder
 
 
 def check_writable(path: str | Path) -> Path:

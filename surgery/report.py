@@ -17,6 +17,7 @@ from surgery.files import writable_folder, written_whole
 
 if TYPE_CHECKING:
     from surgery.verification.drift import Drift
+    from surgery.verification.leak import Leak
     from surgery.verification.probes import Measured, Probe, Rating
     from surgery.verification.verdicts import Claim, Row, Thresholds, Verdict
 
@@ -47,6 +48,7 @@ class Report:
         not_tested: what this profile did not try.
         seconds: how long it took.
         exit_code: 0, or the gravest finding.
+        leak: how well the subjects can be read off the edit itself, where that was asked.
     """
 
     claim: str
@@ -62,6 +64,7 @@ class Report:
     not_tested: tuple[str, ...]
     seconds: float
     exit_code: int
+    leak: Leak | None = None
 
     @property
     def ok(self) -> bool:
@@ -132,6 +135,8 @@ class Report:
                     table.add_row(*_cells(probe, answer, was, now, field))
         rest = f"; {len(self.rows) - most} more prompts in the report" if len(self.rows) > most else ""
         table.caption = f"drift on neutral text: {self.drift_claim.evidence}{rest}"
+        if self.leak is not None:
+            table.caption += f"\nread off the edit itself: {self.leak.told}"
         return table
 
 

@@ -13,6 +13,7 @@ from edits.statistics import cached_file
 from surgery.commands.options import (
     Corpus,
     FactsFile,
+    KeepFacts,
     Layer,
     Method,
     OutFile,
@@ -27,21 +28,30 @@ from surgery.errors import SurgeryError
 from surgery.fact import Fact
 from surgery.files import check_writable
 from surgery.predict import rate
+from surgery.privacy import check_keep
 from surgery.site import Site
 from surgery.verification.verify import check_profile
 
 
 def edit(
-    run: Run, facts: FactsFile, out: OutFile, method: Method = "rank-one", layer: Layer = None, corpus: Corpus = None
+    run: Run,
+    facts: FactsFile,
+    out: OutFile,
+    method: Method = "rank-one",
+    layer: Layer = None,
+    corpus: Corpus = None,
+    keep_facts: KeepFacts = "plain",
 ) -> None:
     """Compute the edit that gives facts their new answers, and write it as a file. The model stays as it is."""
     chosen = surgery.read_facts(facts)
+    check_keep(keep_facts)
     check_writable(out)
     made, model = _computed(run, chosen, method, "replace", layer, corpus)
     asked = [(fact.prompt, str(fact.new_target)) for fact in chosen]
     before = rate(model, asked)
     with made.applied(model):
         after = rate(model, asked)
+    made = surgery.redact(made, keep_facts)  # type: ignore[arg-type]  # checked above
     made.save(out)
     for fact, was, now in zip(chosen, before, after, strict=True):
         change = f"p {was.probability:.4f} > {now.probability:.4f}, rank {was.rank} > {now.rank}"
@@ -62,17 +72,19 @@ def remove(
     layer: Layer = None,
     corpus: Corpus = None,
     profile: Profile = "quick",
+    keep_facts: KeepFacts = "plain",
 ) -> int:
     """Compute the edit that removes facts, verify it, write edit and report. The model stays as it is."""
     chosen = [fact.replace(new_target=None) for fact in surgery.read_facts(facts)]
     if edits.objective_named(objective).claim != "removed":
         raise SurgeryError(f"the objective {objective!r} removes nothing; choose neutral, suppress or maximum-entropy")
     check_profile(profile)
+    check_keep(keep_facts)
     check_writable(out)
     check_writable(report)
     made, model = _computed(run, chosen, method, objective, layer, corpus)
     found = surgery.verify(model, made, profile=profile)  # type: ignore[arg-type]  # checked there
-    made.save(out)
+    surgery.redact(made, keep_facts).save(out)  # type: ignore[arg-type]  # checked above
     return conclude(run, found, report, {"edit": str(out)})
 
 

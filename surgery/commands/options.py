@@ -20,6 +20,7 @@ import surgery
 from surgery.errors import SurgeryError
 from surgery.fact import Fact
 from surgery.model import Model, load
+from surgery.privacy import KEEPS
 
 FactsFile = Annotated[
     Path, typer.Option("--facts", help="Facts file: JSONL, CounterFact, known facts, relations or TOFU.")
@@ -33,6 +34,12 @@ Corpus = Annotated[
 OutFile = Annotated[Path, typer.Option("--out", help="File to write.")]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write into.")]
 ReportFolder = Annotated[Path, typer.Option("--report", help="Folder for report.html and report.json.")]
+KeepFacts = Annotated[
+    str, typer.Option("--keep-facts", help=f"How the file written keeps the facts: {', '.join(KEEPS)}.")
+]
+MaybeKeepFacts = Annotated[
+    str | None, typer.Option("--keep-facts", help=f"peft: as what facts go along: {', '.join(KEEPS)}; default: as is.")
+]
 Profile = Annotated[str, typer.Option(help="How much verification tries: quick.")]
 
 

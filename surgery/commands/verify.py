@@ -23,15 +23,27 @@ def verify(
     ] = None,
     claim: Annotated[str | None, typer.Option(help="removed or rewritten; default: what the edit claims.")] = None,
     profile: Profile = "quick",
+    leak: Annotated[
+        bool, typer.Option("--leak", help="Also try whether the subjects can be read off the edit's numbers.")
+    ] = False,
 ) -> int:
     """Judge an edit, or a model as it is, by facts."""
     chosen = surgery.read_facts(facts) if facts else None
     made = surgery.Edit.load(edit) if edit else None
     if chosen is None and made is None:
         raise SurgeryError("there is nothing to verify; give --facts, --edit or both")
+    if leak and made is None:
+        raise SurgeryError("--leak looks at an edit; give --edit FILE too")
     check_profile(profile)
     check_writable(report)
-    found = surgery.verify(run.load(), made, chosen, claim=claim, profile=profile)  # type: ignore[arg-type]  # there
+    found = surgery.verify(
+        run.load(),
+        made,
+        chosen,
+        claim=claim,  # type: ignore[arg-type]  # checked there
+        profile=profile,  # type: ignore[arg-type]
+        leak=leak,
+    )
     return conclude(run, found, report, {})
 
 

@@ -1,8 +1,9 @@
 """Does an edit do what it claims, and nothing else?"""
 
 from surgery.verification.drift import Drift
+from surgery.verification.leak import Leak, delta_leak
 from surgery.verification.probes import Probe, Rating
 from surgery.verification.verdicts import Claim, Thresholds, Verdict
 from surgery.verification.verify import verify
 
-__all__ = ["Claim", "Drift", "Probe", "Rating", "Thresholds", "Verdict", "verify"]
+__all__ = ["Claim", "Drift", "Leak", "Probe", "Rating", "Thresholds", "Verdict", "delta_leak", "verify"]

@@ -22,6 +22,7 @@ from surgery.model import Model
 from surgery.report import Report
 from surgery.shipped import neutral_texts
 from surgery.verification.drift import drift, log_probs
+from surgery.verification.leak import delta_leak
 from surgery.verification.probes import Measured, measure, probes_of
 from surgery.verification.verdicts import Thresholds, exit_code, judge, judge_drift
 
@@ -32,6 +33,7 @@ NOT_TESTED = (
     "quantisation and relearning",
     "other facts about the same subject",
 )
+UNKEPT = "which prompts the edit was made from: its file keeps none, so all but the facts' own count as unseen"
 
 
 def verify(
@@ -43,6 +45,7 @@ def verify(
     claim: Literal["removed", "rewritten"] | None = None,
     thresholds: Thresholds | None = None,
     texts: Sequence[str] | None = None,
+    leak: bool = False,
 ) -> Report:
     """Judge an edit, or a model as it is, by a facts file.
 
@@ -54,25 +57,34 @@ def verify(
         claim: what should hold; None for the edit's own, or, without one, "rewritten" where facts name a new answer.
         thresholds: where the lines are drawn.
         texts: neutral text for the drift; None for the shipped sentences.
+        leak: also try whether the subjects can be read off the edit's numbers (`delta_leak`); judges nothing.
 
     Raises:
         WrongWeights: the edit was made for other weights.
-        SurgeryError: there are no facts, or a claim of rewriting has no new answer to look for.
+        SurgeryError: there are no facts, or a claim of rewriting has no new answer to look for; a leak of no edit.
     """
     check_profile(profile)
     started = time.perf_counter()
     chosen = (facts,) if isinstance(facts, Fact) else tuple(facts if facts is not None else edit.facts if edit else ())
+    if not chosen and edit is not None and edit.hidden is not None:
+        raise SurgeryError(
+            f"the edit's file keeps its facts {edit.hidden.keep}, so they cannot be asked; give them, as --facts FILE "
+            f"or verify(model, edit, facts)"
+        )
     if not chosen:
         raise SurgeryError("there is no fact to verify; give at least one")
+    if leak and edit is None:
+        raise SurgeryError("without an edit there is none to leak; give one, as --edit FILE")
     claim = _claim(claim, edit, chosen)
     lines = Thresholds() if thresholds is None else thresholds
-    probes, left_out = probes_of(chosen, claim, edit.prompts if edit else ())
+    probes, left_out = probes_of(chosen, claim, _seen(edit, chosen))
     words = neutral_texts() if texts is None else texts
     before: list[Measured | None] = [*measure(model, probes)] if edit else [None] * len(probes)
     text_before = log_probs(model, words) if edit else None
     with edit.applied(model) if edit else nullcontext():
         after = measure(model, probes)
         moved = drift(text_before, log_probs(model, words)) if text_before is not None else None
+    leaked = delta_leak(model, edit, chosen) if leak and edit else None
     rows = list(zip(probes, before, after, strict=True))
     verdicts = tuple(
         judge(fact.label, [row for row in rows if row[0].fact == i], claim, lines) for i, fact in enumerate(chosen)
@@ -89,9 +101,10 @@ def verify(
         rows=tuple(rows),
         neighbours_left_out=left_out,
         thresholds=lines,
-        not_tested=NOT_TESTED,
+        not_tested=(*NOT_TESTED, UNKEPT) if edit and edit.hidden and edit.hidden.keep == "none" else NOT_TESTED,
         seconds=time.perf_counter() - started,
         exit_code=exit_code(verdicts, overall),
+        leak=leaked,
     )
 
 
@@ -103,6 +116,14 @@ def check_profile(profile: str) -> None:
     """
     if profile != "quick":
         raise SurgeryError(f"there is no verification profile {profile!r}; choose 'quick'")
+
+
+def _seen(edit: Edit | None, facts: Sequence[Fact]) -> tuple[str, ...]:
+    """Prompts the edit was made from; where its file keeps their hashes, those among the facts' own."""
+    if edit is None or edit.hidden is None:
+        return edit.prompts if edit else ()
+    asked = [(fact.prompt, *fact.paraphrases, *(one.prompt for one in fact.neighbours)) for fact in facts]
+    return edit.hidden.seen([text for texts in asked for text in texts])
 
 
 def _claim(

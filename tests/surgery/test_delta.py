@@ -48,3 +48,22 @@ def test_an_edit_has_one_delta_a_weight(gpt2: Model) -> None:
     for deltas in ((), (delta, delta)):
         with pytest.raises(SurgeryError, match="one delta for each weight it changes, and at least one"):
             edit_of(gpt2, *deltas)
+
+
+@pytest.mark.parametrize(("rank", "needed"), [(1, 1), (5, 5), (32, 32), (40, 32), (100, 32)])
+def test_compressing_keeps_the_change(gpt2: Model, rank: int, needed: int) -> None:
+    delta = delta_of(gpt2, "transformer.h.1.mlp.c_proj", rank=rank, seed=rank)
+    small = delta.compressed()
+    assert small.rank == needed
+    assert (small is delta) == (rank == needed)
+    assert torch.allclose(small.dense(), delta.dense(), rtol=0, atol=4e-7 * float(delta.dense().abs().max()))
+    assert small.compressed() is small
+
+
+def test_columns_that_repeat_or_cancel_are_not_needed(gpt2: Model) -> None:
+    one, other = (delta_of(gpt2, "transformer.h.1.mlp.c_proj", seed=seed, rank=2) for seed in (1, 2))
+    assert (one + one).compressed().rank == 2
+    assert (one + other + one).compressed().rank == 4
+    away = one + Delta(one.module, -one.left, one.right)
+    assert away.compressed().rank == 1
+    assert away.compressed().norm < 1e-6 * one.norm

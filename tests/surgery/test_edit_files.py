@@ -11,8 +11,7 @@ import torch
 from by_hand import delta_of, edit_of, same_bits
 from safetensors.torch import save_file
 
-from surgery import Edit, Model, SurgeryError
-from surgery import edit as edit_module
+from surgery import Edit, Model, SurgeryError, edit_files
 
 IDS = torch.tensor([[5, 60, 7, 300, 9]])
 
@@ -78,7 +77,7 @@ def test_a_write_that_fails_leaves_the_old_file(
         Path(file).write_bytes(b"half")
         raise error
 
-    monkeypatch.setattr(edit_module, "save_file", halfway)
+    monkeypatch.setattr(edit_files, "save_file", halfway)
     with pytest.raises(error):
         edit_of(gpt2, delta_of(gpt2, "transformer.h.2.mlp.c_proj")).save(path)
     assert path.read_bytes() == whole
