@@ -37,6 +37,8 @@ Kind = Literal["objects", "edits", "statistics"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 VERSIONS = "versions"
 _HASH = re.compile(r"[0-9a-f]{64}")
+_HALF_WRITTEN = re.compile(r"\.(new|HEAD|START|[0-9a-f]{64}\.(json|safetensors))\.")
+"""What a killed process leaves behind: nothing of the user's own is called so."""
 
 
 class Damaged(SurgeryError):
@@ -77,8 +79,9 @@ class Store:
         place = Path(folder)
         if cls.exists(place):
             raise SurgeryError(f"there is a ledger in {folder} already; open it, or choose another folder")
-        ours = {*KINDS, VERSIONS, "lock", "START"}
-        if place.is_dir() and (others := sorted({one.name for one in place.iterdir()} - ours)):
+        ours = {*KINDS, VERSIONS, "lock"}
+        found = sorted(one.name for one in place.iterdir()) if place.is_dir() else []
+        if others := [name for name in found if name not in ours and not _HALF_WRITTEN.match(name)]:
             raise SurgeryError(f"{folder} holds {others[0]!r}, which is no part of a ledger; choose an empty folder")
         for name in (*KINDS, VERSIONS):
             writable_folder(place / name)
@@ -187,7 +190,7 @@ class Store:
         """Delete what is not among the hashes to keep of each folder, and what killed processes left half written."""
         gone: list[Path] = []
         for folder in (self.folder, *(self.folder / name for name in (*KINDS, VERSIONS))):
-            own = [one for one in folder.iterdir() if one.name.startswith(".")]
+            own = [one for one in folder.iterdir() if _HALF_WRITTEN.match(one.name)]
             if folder != self.folder:
                 own += [
                     one for one in folder.iterdir() if _HASH.fullmatch(one.stem) and one.stem not in kept[folder.name]

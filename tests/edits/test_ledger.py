@@ -190,9 +190,11 @@ def test_forgetting_history_leaves_no_trace_of_a_removed_fact(make_ledger: MakeL
     assert len(holding()) == 2  # its value and the edit it was part of
     assert ledger.prune() == 0
     assert len(holding()) == 2
-    (ledger.folder / "objects" / ".left.by a killed process").write_bytes(text)
+    (ledger.folder / "objects" / f".{head.values[0]}.safetensors.killed").write_bytes(text)
+    (ledger.folder / ".gitignore").write_text("mine")
     assert ledger.prune(keep_history=False) == 5
     assert holding() == []
+    assert (ledger.folder / ".gitignore").exists()
     assert ledger.versions() == (head,)
     assert ledger.head == head
     assert ledger.diff().weights == 0.0
