@@ -4,6 +4,8 @@ from edits.alpha_edit import AlphaEdit, NormAnchored
 from edits.emmet import Emmet
 from edits.grid import ClosedForm
 from edits.layers import Sweep
+from edits.ledger import Ledger
+from edits.ledger_store import Damaged
 from edits.limits import Limits, NearCollapse
 from edits.mass import Mass, MassSequence, Pmet
 from edits.method import METHODS, Method, method_named, register
@@ -23,8 +25,10 @@ __all__ = [
     "AlphaEdit",
     "ClosedForm",
     "Constrained",
+    "Damaged",
     "Emmet",
     "LeastSquares",
+    "Ledger",
     "Limits",
     "Mass",
     "MassSequence",

@@ -30,7 +30,8 @@ def file_sha256(path: Path) -> str:
 def written_whole(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path` and move it there when the body ends well.
 
-    Whatever ends the body early, Ctrl-C and a full disk included, leaves `path` as it was.
+    Whatever ends the body early, Ctrl-C and a full disk included, leaves `path` as it was. After a good end the file
+    is on the disk under its name, not only in memory, so that it outlasts a loss of power.
 
     Raises:
         SurgeryError: the folder cannot be made or written to.
@@ -50,6 +51,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
+        flush_folder(folder)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -90,6 +92,16 @@ def check_new_folder(folder: str | Path) -> Path:
     if folder.is_dir() and any(folder.iterdir()):
         raise SurgeryError(f"{folder} holds files already; give a folder that is empty or not there yet")
     return folder
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the disk hold a folder's names as they are now, where the system can do that for folders."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def check_writable(path: str | Path) -> Path:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from ledgers import MakeLedger, small_ledger
 from sweeping import CHOSEN, CONTEXTS, SEARCH, SHIFT, Toy, sentences
 
 from edits import METHODS, Limits, Method, RankOne, Statistics, Sweep, ValueSearch, fit_statistics, sweep
@@ -76,3 +78,10 @@ def trace(toy: Toy, facts: list[Fact]) -> AverageTrace:
 @pytest.fixture(scope="session")
 def swept(toy: Toy, facts: list[Fact], method: RankOne, trace: AverageTrace) -> Sweep:
     return sweep(toy[0], facts[:2], method=method, trace=trace, drift=True, neighbour_shift=SHIFT)
+
+
+@pytest.fixture
+def make_ledger(tmp_path: Path, gpt2: Model, gpt2_statistics: Statistics) -> MakeLedger:
+    """Makes ledgers of the tiny model, each in a folder of its own."""
+    numbers = iter(range(100))
+    return lambda: small_ledger(tmp_path / f"ledger {next(numbers)}", gpt2, gpt2_statistics)
