@@ -75,26 +75,22 @@ class Values:
         self._model = model
         self._found: dict[str, tuple[tuple[Value, ...], float]] = {}
 
-    def of(self, method: edits.ClosedForm, fact: Fact) -> tuple[tuple[Value, ...], float]:
-        """The fact's values, and how long the search took."""
+    def of(self, method: edits.ClosedForm, facts: Sequence[Fact]) -> tuple[tuple[Value, ...], float]:
+        """The facts' values on the model as it came, and how long the search took."""
         site = method.sites(self._model)[-1]
-        key = f"{site} {method.search} {method.count} {method.length} {method.objective} {fact}"
+        key = f"{site} {method.search} {method.count} {method.length} {method.objective} {facts}"
         if key not in self._found:
             clock = time.perf_counter()
-            values = method.find(self._model, fact)
+            values = method.find(self._model, facts)
             self._found[key] = values, time.perf_counter() - clock
         return self._found[key]
 
 
-def one_edit(model: Model, method: edits.Method, facts: Sequence[Fact], values: Values | None) -> tuple[Edit, float]:
-    """The edit of some facts and the seconds it takes; a closed form's values of single facts are shared."""
-    clock, before = time.perf_counter(), 0.0
-    if isinstance(method, edits.ClosedForm) and values is not None and len(facts) == 1:
-        found, before = values.of(method, facts[0])
-        clock = time.perf_counter()
-        edit = method.solve(model, found)
-    else:
-        edit = method(model, facts)
+def one_batch(model: Model, method: edits.Method, facts: Sequence[Fact], values: Values) -> tuple[Edit, float]:
+    """The edit of some facts at once and the seconds it takes; closed forms share the search for values."""
+    found, before = values.of(method, facts) if isinstance(method, edits.ClosedForm) else ((), 0.0)
+    clock = time.perf_counter()
+    edit = method.solve(model, found) if isinstance(method, edits.ClosedForm) else method(model, facts)
     return edit, before + time.perf_counter() - clock
 
 
@@ -105,7 +101,7 @@ def single(model: Model, method: edits.Method, facts: Sequence[Fact], values: Va
     plain = perplexity(model, texts)
     for fact in facts:
         try:
-            edit, took = one_edit(model, method, [fact], values)
+            edit, took = one_batch(model, method, [fact], values)
         except SurgeryError as error:
             refused.append(str(error))
             scores.append(score(model, [fact])[0])
@@ -121,22 +117,21 @@ def single(model: Model, method: edits.Method, facts: Sequence[Fact], values: Va
 
 def batch(model: Model, method: edits.Method, facts: Sequence[Fact], values: Values) -> Outcome:
     """All facts in one call and one batch."""
-    if isinstance(method, edits.ClosedForm):
-        method = dataclasses.replace(method, batch=None)
-    return at_once(model, method, facts)
+    return ended(model, facts, lambda: one_batch(model, method, facts, values))
 
 
 def sequence(model: Model, method: edits.Method, facts: Sequence[Fact], values: Values) -> Outcome:
     """One fact after the other, each on the weights that those before it left."""
     if isinstance(method, edits.ClosedForm):
-        return at_once(model, dataclasses.replace(method, batch=1), facts)
+        each = dataclasses.replace(method, batch=1)
+        return ended(model, facts, lambda: timed(each, model, facts))
     note, seconds, sizes = "", 0.0, norms(model)
     before = {name: weight.detach().clone() for name, weight in model.hf.named_parameters()}
     plain = perplexity(model, neutral_texts())
     with ExitStack() as stack:
         for done, fact in enumerate(facts):
             try:
-                edit, took = one_edit(model, method, [fact], None)
+                edit, took = timed(method, model, [fact])
             except SurgeryError as error:
                 note = note or f"after {done} facts: {error}"
                 continue
@@ -151,17 +146,22 @@ def sequence(model: Model, method: edits.Method, facts: Sequence[Fact], values: 
         return Outcome(score(model, facts), seconds, max(moved), ratio, note)
 
 
-def at_once(model: Model, method: edits.Method, facts: Sequence[Fact]) -> Outcome:
-    """One call for all facts; where a limit stops it, the edit of those before."""
+def timed(method: edits.Method, model: Model, facts: Sequence[Fact]) -> tuple[Edit, float]:
+    """The edit of some facts and the seconds it takes."""
+    clock = time.perf_counter()
+    edit = method(model, facts)
+    return edit, time.perf_counter() - clock
+
+
+def ended(model: Model, facts: Sequence[Fact], make: Callable[[], tuple[Edit, float]]) -> Outcome:
+    """All facts scored under the edit that was made; where a limit stopped it, under that of the facts before."""
     clock, note, sizes = time.perf_counter(), "", norms(model)
     edit: Edit | None
     try:
-        edit = method(model, facts)
-    except edits.NearCollapse as error:
-        edit, note = error.edit, str(error)
+        edit, seconds = make()
     except SurgeryError as error:
-        edit, note = None, str(error)
-    seconds = time.perf_counter() - clock
+        edit, note = getattr(error, "edit", None), str(error)
+        seconds = time.perf_counter() - clock
     if edit is None:
         return Outcome(score(model, facts), seconds, 0.0, 1.0, note)
     plain = perplexity(model, neutral_texts())
