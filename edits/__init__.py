@@ -1,7 +1,9 @@
 """How to change or remove what a language model knows."""
 
 from edits.alpha_edit import AlphaEdit, NormAnchored
+from edits.convergence import Convergence, fit_with_convergence
 from edits.emmet import Emmet
+from edits.fitting import fit_statistics
 from edits.grid import ClosedForm
 from edits.layers import Sweep
 from edits.ledger import Ledger
@@ -15,7 +17,7 @@ from edits.rank_one import RankOne
 from edits.recommended import find_sweep, keep_sweep, recommended_site, recommended_sites
 from edits.sample import sample_facts
 from edits.solve import Constrained, LeastSquares, NullSpace, Solver
-from edits.statistics import SecondMoment, Statistics, find_statistics, fit_statistics
+from edits.statistics import SecondMoment, Statistics, find_statistics, keep_statistics
 from edits.sweep import sweep
 from edits.values import Value, ValueSearch, find_values
 
@@ -25,6 +27,7 @@ __all__ = [
     "AlphaEdit",
     "ClosedForm",
     "Constrained",
+    "Convergence",
     "Damaged",
     "Emmet",
     "LeastSquares",
@@ -55,6 +58,8 @@ __all__ = [
     "find_sweep",
     "find_values",
     "fit_statistics",
+    "fit_with_convergence",
+    "keep_statistics",
     "keep_sweep",
     "method_named",
     "objective_named",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.ticker import MaxNLocator
 
 from edits.scores import SCORES
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
+    from edits.convergence import Convergence
     from edits.layers import Sweep
 
 STYLES = {
@@ -77,3 +79,45 @@ def _trace_behind(sweep: Sweep, ax: Axes) -> Artist:
     ax.set_zorder(behind.get_zorder() + 1)
     ax.patch.set_visible(False)
     return line
+
+
+def convergence_lines(found: Convergence, ax: Axes | None = None) -> Axes:
+    """Draw the mean held out response over tokens as a share of the one without statistics, a line a layer.
+
+    Dashes lead to what endless text would give; the dotted line stands at ten times the mlp's width.
+    """
+    ax = axes(ax, (3.4, 2.6))
+    colours = colormaps["viridis"](np.linspace(0, 0.85, len(found.layers)))
+    last, beyond = found.tokens[-1], 2 * found.tokens[-1]
+    for i, (layer, colour) in enumerate(zip(found.layers, colours, strict=True)):
+        without = found.without[i].mean()
+        share, limit = found.mean[i] / without, found.limit[i] / without
+        ax.plot(found.tokens, share, color=colour, marker="o", markersize=3, linewidth=1.2, label=f"layer {layer}")
+        ax.plot([last, beyond], [share[-1], limit], color=colour, linewidth=0.8, linestyle="--")
+    ax.axhline(1, color="0.45", linewidth=0.7)
+    ax.annotate(
+        "without statistics",
+        (1, 1),
+        (0, 2),
+        ("axes fraction", "data"),
+        "offset points",
+        color="0.45",
+        fontsize=6,
+        ha="right",
+    )
+    ax.axvline(10 * found.width, color="black", linewidth=0.7, linestyle=":", zorder=0)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks([*found.tokens, beyond], [*(f"{one / 1000:.3g}k" for one in found.tokens), "endless"])
+    ax.tick_params(labelsize=6, length=2)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_ylabel("response of held out keys to an edit, share", fontsize=6)
+    facts = found.responses.shape[-1]
+    ax.set_xlabel(
+        f"tokens; measured on {found.held_out} others with {facts} edits\n"
+        f"dashes: expected of more text; dotted: 10 x d_ff = {10 * found.width} tokens",
+        fontsize=6, linespacing=1.4,
+    )  # fmt: skip
+    judged = "enough text" if found.enough else "give more text"
+    ax.set_title(f"Key statistics of {found.model}: {judged}", fontsize=7, parse_math=False)
+    ax.legend(fontsize=6, frameon=False, loc="upper right", bbox_to_anchor=(1, 0.93), ncols=2)
+    return ax

@@ -8,16 +8,14 @@ import json
 import logging
 from collections.abc import Sequence
 
+from edits.fitting import FITTED_BYTES, fit_statistics
 from edits.method import Method
-from edits.statistics import Statistics, find_statistics, fit_statistics
+from edits.statistics import Statistics, find_statistics
 from surgery.errors import SurgeryError
 from surgery.model import Model
 from surgery.site import Site
 
 logger = logging.getLogger(__name__)
-
-FITTED_BYTES = 2**31
-"""Most that second moments may take while they are summed."""
 
 
 class LayerStatistics:

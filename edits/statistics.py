@@ -1,19 +1,18 @@
 """Second moments of an mlp's keys: what else the edited matrix is used for.
 
 Meng et al. 2022 (https://arxiv.org/abs/2202.05262), eq. 2, need C = E[k k^T] over the inputs k of a down-projection on
-ordinary text, uncentred. Kept here is its diagonal plus low rank form:
+ordinary text, uncentred.
 
-1. C is summed in float64 over every token of the texts.
-2. Its largest eigenpairs give the factors F (F F^T = V diag(s) V^T); the diagonal holds what they leave over.
-3. C^-1 k comes from Woodbury's identity in float64, without building C.
-
-Per layer that is d_ff (rank + 1) numbers: 0.2 MB for d_ff = 1536 and rank 64 in 16 bits, where C takes 9 MB.
+`edits.fitting` sums it over texts, `edits.moment` keeps its diagonal plus low rank form: d_ff (rank + 1) numbers a
+layer. At rank 64 in 16 bits: 0.2 MB for d_ff = 1536, where C takes 9 MB, and 1.9 MB for 14336, where it takes 820.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -24,56 +23,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from edits.moment import SecondMoment
 from surgery.errors import SurgeryError, WrongWeights
 from surgery.files import cache_folder, written_whole
-from surgery.hooks import TraceDict, hidden
 from surgery.model import Model
-from surgery.progress import bar
-from surgery.site import Site
-from surgery.tokens import encode, pad
 
-FORMAT = "knowledge-surgery statistics 1"
+__all__ = ["SecondMoment", "Statistics", "cached_file", "find_statistics", "keep_statistics"]
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True, eq=False)
-class SecondMoment:
-    """C = diag(diagonal) + factors factors^T, positive definite.
-
-    Attributes:
-        diagonal: [d_ff], above 0.
-        factors: [d_ff, rank].
-    """
-
-    diagonal: Float[Tensor, " d_ff"]
-    factors: Float[Tensor, "d_ff rank"]
-
-    def __post_init__(self) -> None:
-        if not (self.diagonal > 0).all() or not self.factors.isfinite().all():
-            raise SurgeryError("key statistics are not positive definite; fit them on more text")
-
-    @classmethod
-    def of(cls, full: Float[Tensor, "d_ff d_ff"], rank: int) -> SecondMoment:
-        """Diagonal plus low rank form of a full second moment, equal to it on the diagonal.
-
-        The diagonal is kept at or above a millionth of its mean, so neurons that never fired cannot take an
-        unlimited share of an edit.
-        """
-        values, vectors = torch.linalg.eigh(full.double())
-        best = values.argsort(descending=True)[: min(rank, len(values))]
-        factors = vectors[:, best] * values[best].clamp_min(0).sqrt()
-        left = full.double().diagonal() - (factors**2).sum(1)
-        return cls(left.clamp_min(1e-6 * float(full.diagonal().mean())).float(), factors.float())
-
-    def solve(self, key: Float[Tensor, " d_ff"]) -> Float[Tensor, " d_ff"]:
-        """C^-1 key, in float64."""
-        d, f, k = self.diagonal.double().cpu(), self.factors.double().cpu(), key.double().cpu()
-        inner = torch.eye(f.shape[1], dtype=torch.float64) + f.T @ (f / d[:, None])
-        return k / d - (f / d[:, None]) @ torch.linalg.solve(inner, f.T @ (k / d))
-
-    def dense(self) -> Float[Tensor, "d_ff d_ff"]:
-        """C itself, in float64."""
-        f = self.factors.double()
-        return torch.diag(self.diagonal.double()) + f @ f.T
+FORMAT = "knowledge-surgery statistics 2"
+UNSCALED = "knowledge-surgery statistics 1"
+"""The format before factors had scales; such files are still read."""
+LARGEST = 2.0**15
+"""Below which float16 has to stay, 65504 being its last number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +47,7 @@ class Statistics:
         layers: the second moment of each layer.
         fingerprints: of the weights they belong to; more than one for the same weights in other precisions.
         corpus: what they were fitted on, in words.
-        tokens: how many tokens of it.
+        tokens: how many tokens of it; of statistics merged from several fits the fewest.
     """
 
     layers: Mapping[int, SecondMoment]
@@ -116,12 +79,35 @@ class Statistics:
             )
         return self.layers[layer]
 
+    def merged(self, newer: Statistics) -> Statistics:
+        """These and the layers of newer ones for the same weights, which replace those of the same number.
+
+        Raises:
+            WrongWeights: they belong to other weights.
+        """
+        if not set(self.fingerprints) & set(newer.fingerprints):
+            raise WrongWeights(
+                f"key statistics of other weights ({newer.fingerprints[0][:12]}) cannot join these "
+                f"({self.fingerprints[0][:12]}); keep a file for each model"
+            )
+        if set(self.layers) <= set(newer.layers):
+            return newer
+        return dataclasses.replace(
+            self,
+            layers=dict(sorted({**self.layers, **newer.layers}.items())),
+            fingerprints=tuple(dict.fromkeys(self.fingerprints + newer.fingerprints)),
+            corpus="; ".join(dict.fromkeys([*self.corpus.split("; "), *newer.corpus.split("; ")])),
+            tokens=min(self.tokens, newer.tokens),
+        )
+
     def save(self, path: str | Path) -> Path:
-        """Write one safetensors file: diagonals in 32 bits, factors in 16."""
+        """Write one safetensors file: diagonals in 32 bits, factors in 16, each column scaled by a power of 2."""
         tensors = {}
         for layer, one in self.layers.items():
-            tensors[f"{layer}.diagonal"] = one.diagonal.float().contiguous()
-            tensors[f"{layer}.factors"] = one.factors.to(torch.float16).contiguous()
+            scales = _scales(one.factors)
+            tensors[f"{layer}.diagonal"] = one.diagonal.float().cpu().contiguous()
+            tensors[f"{layer}.factors"] = (one.factors.float().cpu() / scales).to(torch.float16).contiguous()
+            tensors[f"{layer}.scales"] = scales
         about = {"format": FORMAT, "fingerprints": self.fingerprints, "corpus": self.corpus, "tokens": self.tokens}
         with written_whole(path) as temporary:
             save_file(tensors, temporary, metadata={"statistics": json.dumps(about)})
@@ -139,75 +125,51 @@ class Statistics:
         try:
             with safe_open(str(path), framework="pt") as file:
                 about = json.loads((file.metadata() or {}).get("statistics", "null"))
-                if not isinstance(about, dict) or about.get("format") != FORMAT:
+                if not isinstance(about, dict) or about.get("format") not in (FORMAT, UNSCALED):
                     raise SurgeryError(f"{path} holds no key statistics; make them with surgery stats --corpus FILE")
-                layers = {
-                    int(key.split(".")[0]): SecondMoment(
-                        file.get_tensor(key), file.get_tensor(key.replace("diagonal", "factors")).float()
-                    )
-                    for key in file.keys()  # noqa: SIM118 (a file, not a dict)
-                    if key.endswith(".diagonal")
-                }
-            return cls(dict(sorted(layers.items())), tuple(about["fingerprints"]), about["corpus"], about["tokens"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (a file, not a dict)
+            layers = sorted(int(key.split(".")[0]) for key in tensors if key.endswith(".diagonal"))
+            moments = {layer: _moment(path, layer, tensors) for layer in layers}
+            return cls(moments, tuple(about["fingerprints"]), about["corpus"], about["tokens"])
         except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
             raise SurgeryError(f"{path} is damaged or cut off ({error}); fit the statistics again") from error
 
 
-def fit_statistics(
-    model: Model,
-    texts: Iterable[str],
-    layers: Sequence[int],
-    *,
-    rank: int = 64,
-    corpus: str = "texts",
-    width: int = 256,
-    progress: bool = True,
-) -> Statistics:
-    """Fit key statistics on texts. About 10 d_ff tokens are enough; more change little.
+def _scales(factors: Float[Tensor, "d_ff rank"]) -> Float[Tensor, " rank"]:
+    """Powers of 2 that bring each column's largest entry near the end of float16, so that small ones stay exact."""
+    largest = factors.float().cpu().abs().amax(0)
+    return torch.exp2(torch.ceil(torch.log2(torch.where(largest > 0, largest, 1.0) / LARGEST)))
 
-    Args:
-        model: whose keys.
-        texts: ordinary text, a passage each; longer ones are cut into pieces of `width` tokens.
-        layers: which layers.
-        rank: eigenpairs kept a layer.
-        corpus: name of the texts, kept for the record.
-        width: tokens that share a context.
-        progress: show a bar where somebody is looking.
 
-    Raises:
-        SurgeryError: a layer does not exist, or there is too little text to say anything.
-    """
-    if not layers:
-        raise SurgeryError("give at least one layer to fit key statistics for")
-    names = {layer: model.anatomy.name(Site.at(layer, "mlp")) for layer in sorted(set(layers))}
-    d_ff = model.anatomy.d_ff
-    sums = {layer: torch.zeros(d_ff, d_ff, dtype=torch.float64) for layer in names}
-    width = min(width, model.anatomy.max_positions or width)
-    rows = [
-        ids[start : start + width]
-        for ids in (encode(model.tokenizer, text).ids for text in texts if text.strip())
-        for start in range(0, len(ids), width)
-    ]
-    tokens = sum(len(row) for row in rows)
-    if tokens < 2 * rank:
-        raise SurgeryError(f"{tokens} tokens of text are too few for statistics of rank {rank}; give {10 * d_ff}")
-    rows.sort(key=len)
-    batches = [rows[start : start + 8] for start in range(0, len(rows), 8)]
-    with torch.no_grad():
-        for part in bar(batches, "key statistics", show=progress):
-            batch = pad(part, device=model.device)
-            with TraceDict(model.hf, names.values(), retain_output=False, retain_input=True, stop=True) as trace:
-                model.hf(**model.inputs(batch))
-            for layer, name in names.items():
-                keys = hidden(trace[name].input, len(part))[batch.mask.bool()].float()
-                sums[layer] += (keys.T @ keys).double().cpu()
-    moments = {layer: SecondMoment.of(total / tokens, rank) for layer, total in sums.items()}
-    return Statistics(moments, (model.fingerprint,), corpus, tokens)
+def _moment(path: str | Path, layer: int, tensors: Mapping[str, Tensor]) -> SecondMoment:
+    factors = tensors[f"{layer}.factors"].float()
+    scales = tensors.get(f"{layer}.scales", torch.ones(factors.shape[1]))
+    try:
+        return SecondMoment(tensors[f"{layer}.diagonal"], factors * scales)
+    except SurgeryError as error:
+        raise SurgeryError(
+            f"{path} is damaged: the key statistics of layer {layer} are not positive definite; fit them again"
+        ) from error
 
 
 def cached_file(fingerprint: str) -> Path:
     """Where statistics fitted for weights of this fingerprint are kept for later."""
     return cache_folder() / "statistics" / f"{fingerprint}.safetensors"
+
+
+def keep_statistics(statistics: Statistics) -> Path:
+    """Keep statistics for later edits of their weights, beside layers already kept. Returns the file.
+
+    Raises:
+        SurgeryError: the cache folder cannot be written to.
+    """
+    path = cached_file(statistics.fingerprints[0])
+    if path.is_file():
+        try:
+            statistics = Statistics.load(path).merged(statistics)
+        except SurgeryError as error:
+            logger.warning("%s; it is replaced", error)
+    return statistics.save(path)
 
 
 def find_statistics(model: Model, layer: int, fingerprint: str | None = None) -> Statistics:

@@ -15,11 +15,12 @@ import typer
 import surgery
 from surgery.commands.bench import bench, selftest
 from surgery.commands.demo import demo
-from surgery.commands.edit import edit, remove, stats
+from surgery.commands.edit import edit, remove
 from surgery.commands.export import export
 from surgery.commands.locate import locate_
 from surgery.commands.options import command
 from surgery.commands.show import show
+from surgery.commands.stats import stats
 from surgery.commands.sweep import sweep
 from surgery.commands.verify import verify
 from surgery.errors import SurgeryError

@@ -1,4 +1,4 @@
-"""`surgery edit`, `remove` and `stats`: change or remove facts, fit key statistics."""
+"""`surgery edit` and `remove`: change or remove facts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import typer
 
 import edits
 import surgery
-from edits.statistics import cached_file
 from surgery.commands.options import (
     Corpus,
     FactsFile,
@@ -20,7 +19,6 @@ from surgery.commands.options import (
     Profile,
     ReportFolder,
     Run,
-    layers_of,
     lines_of,
 )
 from surgery.commands.verify import conclude
@@ -88,24 +86,6 @@ def remove(
     return conclude(run, found, report, {"edit": str(out)})
 
 
-def stats(
-    run: Run,
-    corpus: Annotated[Path, typer.Option(help="Text file, a passage a line.")],
-    layers: Annotated[str, typer.Option(help="Layers, such as 4-8 or 4,6.")],
-    out: OutFile,
-    rank: Annotated[int, typer.Option(help="Eigenpairs kept a layer.")] = 64,
-) -> None:
-    """Fit key statistics of a model on a text file; edits of the same weights find them afterwards."""
-    chosen, texts = layers_of(layers), lines_of(corpus)
-    check_writable(out)
-    model = run.load()
-    fitted = edits.fit_statistics(model, texts, chosen, rank=rank, corpus=corpus.name, progress=run.talks)
-    fitted.save(out)
-    fitted.save(cached_file(model.fingerprint))
-    run.say(f"{out}: {fitted.tokens} tokens, {out.stat().st_size} bytes; also kept for later edits of this model")
-    run.result({"statistics": str(out), "tokens": fitted.tokens, "layers": sorted(fitted.layers)})
-
-
 def _computed(
     run: Run, facts: list[Fact], method: str, objective: str, layer: int | None, corpus: Path | None
 ) -> tuple[surgery.Edit, surgery.Model]:
@@ -119,6 +99,6 @@ def _computed(
     statistics = None
     if texts is not None and corpus is not None:
         statistics = edits.fit_statistics(model, texts, [site.layer], corpus=corpus.name, progress=run.talks)
-        statistics.save(cached_file(model.fingerprint))
+        edits.keep_statistics(statistics)
     made = edits.method_named(method, statistics=statistics, objective=chosen, seed=run.seed, progress=run.talks)
     return made(model, facts, [site]), model

@@ -60,6 +60,9 @@ def test_edit_writes_an_edit_that_fits_the_model(
     assert not err
     edit = Edit.load("new/edit")
     assert (edit.claim, edit.method, edit.base) == ("rewritten", "rank-one", model.fingerprint)
+    # a norm's last digit depends on where its factors lie in memory
+    weights = record["weights"][edit.deltas[0].module]
+    weights["norm"] = pytest.approx(weights["norm"], rel=1e-12)
     assert record == {"edit": "new/edit", **edit.summary()}
     assert Path(given["model"], "model.safetensors").read_bytes() == before
     # the statistics are kept, so that no text is needed the second time, and the same seed gives the same edit
@@ -138,7 +141,7 @@ def test_stats_writes_statistics_that_later_edits_find(
     assert list(found.layers) == [0, 1, 3]
     assert found.fingerprints == (model.fingerprint,)
     assert found.tokens == record["tokens"] > 1000
-    edited = surgery("edit", *common, "--facts", given["rewrite.jsonl"], "--layer", "1", "--out", "edit", "--quiet")
+    edited = surgery("edit", *common, "--facts", given["rewrite.jsonl"], "--layer", "0", "--out", "edit", "--quiet")
     assert edited == 0
 
 

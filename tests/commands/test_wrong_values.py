@@ -42,7 +42,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "no samples": ((*LOCATE, "--samples", "0"), "at least 1"),
     "layer": ((*EDIT, "--layer", "9"), "there is no layer 9: LlamaForCausalLM has layers 0 to 3"),
     "layer of statistics": (("stats", *MODEL, *STATS, "--layers", "2-9", *OUT), "there is no layer 4"),
-    "layers in words": (("stats", *MODEL, *STATS, "--layers", "all", *OUT), "write 4, 4-8 or 4,6,9"),
+    "layers in words": (("stats", *MODEL, *STATS, "--layers", "some", *OUT), "write 4, 4-8 or 4,6,9, all or rec"),
     "no statistics": (("edit", *MODEL, "--facts", "rewrite.jsonl", *OUT), "give --corpus FILE"),
     "too little text": (("stats", *MODEL, "--corpus", "two words.txt", "--layers", "1", *OUT), "too few"),
     "no text file": (("stats", *MODEL, "--corpus", "absent.txt", "--layers", "1", *OUT), "cannot read the text file"),

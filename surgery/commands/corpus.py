@@ -1,0 +1,90 @@
+"""Text for key statistics: the lines of a file, a field of JSON lines, or a column of a data set."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from surgery.commands.options import lines_of
+from surgery.errors import SurgeryError
+
+SHUFFLED = 1000
+"""Of a data set that is read as it comes, texts are drawn among so many."""
+
+
+def corpus_texts(corpus: Path, column: str, seed: int) -> list[str]:
+    """The passages of a text file, or of the field `column` of a .jsonl file, in an order drawn by the seed.
+
+    Files often hold neighbours of one topic; their first tokens alone would stand for little else.
+
+    Raises:
+        SurgeryError: the file cannot be read, or a line has no such field of text.
+    """
+    lines = lines_of(corpus)
+    texts = [_field(corpus, i, line, column) for i, line in enumerate(lines, 1)] if _is_jsonl(corpus) else lines
+    return [texts[i] for i in np.random.RandomState(seed).permutation(len(texts))]
+
+
+def _is_jsonl(file: Path) -> bool:
+    return file.suffix.lower() == ".jsonl"
+
+
+def _field(file: Path, number: int, line: str, column: str) -> str:
+    if not line.strip():
+        return ""
+    try:
+        text = json.loads(line)[column]
+    except (json.JSONDecodeError, KeyError, TypeError, IndexError):
+        text = None
+    if not isinstance(text, str):
+        raise SurgeryError(f'{file}, line {number}: has no text in the field "{column}"; name another with --column')
+    return text
+
+
+def dataset_texts(name: str, column: str, seed: int) -> Iterator[str]:
+    """The texts of a data set, read as they are needed, in an order drawn by the seed.
+
+    Args:
+        name: NAME, NAME:CONFIG, NAME:CONFIG:SPLIT or NAME::SPLIT; a hub's name or a local folder. The split is `train`
+            unless another is named.
+        column: which column holds the text.
+        seed: of the order.
+
+    Raises:
+        SurgeryError: the package `datasets` is missing, or there is no such data set, configuration, split or column.
+    """
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise SurgeryError(
+            "--dataset needs the package 'datasets'; install it with pip install 'knowledge-surgery[datasets]', or "
+            "give --corpus FILE"
+        ) from None
+    source, config, split, *more = *name.split(":"), *[""] * (3 - len(name.split(":")))
+    if more or not source:
+        raise SurgeryError(f"{name!r} names no data set; write NAME, NAME:CONFIG, NAME:CONFIG:SPLIT or NAME::SPLIT")
+    try:
+        loaded = load_dataset(source, config or None, split=split or "train", streaming=True)
+        rows = iter(loaded.shuffle(seed=seed, buffer_size=SHUFFLED))
+        first = next(rows, None)
+    except (OSError, ValueError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise SurgeryError(
+            f"cannot load the data set {name!r}: {reason.rstrip('.')}. Give a name the hub has, while it can be "
+            "reached, a local folder, or --corpus FILE"
+        ) from error
+    if first is None or not isinstance(first.get(column), str):
+        have = ", ".join(first) if first else "nothing"
+        raise SurgeryError(f"the data set {name!r} has no text in a column {column!r}; it has {have}: use --column")
+    return _column(itertools.chain([first], rows), column)
+
+
+def _column(rows: Iterable[dict[str, object]], column: str) -> Iterator[str]:
+    for row in rows:
+        text = row[column]
+        if isinstance(text, str):  # a missing value is no text
+            yield text
