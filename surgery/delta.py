@@ -36,7 +36,9 @@ class Delta:
                 raise SurgeryError(f"the delta of {self.module} has factors of different rank")
             if not factor.isfinite().all():
                 raise SurgeryError(f"the delta of {self.module} is not finite; the solve failed, so nothing is changed")
-            object.__setattr__(self, side, factor.detach().to("cpu", torch.float32).contiguous())
+            # a copy in row order, also of one column, so that the same numbers always give the same norm
+            plain = factor.detach().to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)
+            object.__setattr__(self, side, plain)
 
     @property
     def rank(self) -> int:

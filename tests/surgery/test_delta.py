@@ -67,3 +67,12 @@ def test_columns_that_repeat_or_cancel_are_not_needed(gpt2: Model) -> None:
     away = one + Delta(one.module, -one.left, one.right)
     assert away.compressed().rank == 1
     assert away.compressed().norm < 1e-6 * one.norm
+
+
+def test_the_layout_of_the_factors_leaves_no_trace() -> None:
+    left, right = torch.randn(2, 1, 57, generator=torch.Generator().manual_seed(0))
+    one, other = Delta("m", left.T, right.T), Delta("m", left.T.clone(), right.T.clone())
+    assert left.T.stride() != (1, 1) == one.left.stride() == other.left.stride()
+    assert one.norm == other.norm
+    left.zero_()
+    assert one.norm > 0
