@@ -132,9 +132,7 @@ def _check_enough(tokens: int, d_ff: int, rank: int) -> None:
     if tokens < 2 * rank:
         raise SurgeryError(f"{tokens} tokens of text are too few for statistics of rank {rank}; give {wanted}")
     if tokens < wanted:
-        logger.warning(
-            "%d tokens are few for an mlp %d wide; some %d would settle the statistics", tokens, d_ff, wanted
-        )
+        logger.warning("%d tokens are few for an mlp %d wide; give %d to settle its statistics", tokens, d_ff, wanted)
 
 
 def _read(
