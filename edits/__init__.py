@@ -3,14 +3,17 @@
 from edits.alpha_edit import AlphaEdit, NormAnchored
 from edits.convergence import Convergence, fit_with_convergence
 from edits.emmet import Emmet
+from edits.finetune import ConstrainedFineTune, FineTune
 from edits.fitting import fit_statistics
 from edits.grid import ClosedForm
 from edits.layers import Sweep
 from edits.ledger import Ledger
 from edits.ledger_store import Damaged
 from edits.limits import Limits, NearCollapse
+from edits.lora import LoRA
 from edits.mass import Mass, MassSequence, Pmet
 from edits.method import METHODS, Method, method_named, register
+from edits.neurons import ReplaceNeurons, ScaleNeurons, ZeroNeurons
 from edits.objectives import OBJECTIVES, MaximumEntropy, Neutral, Objective, Refuse, Replace, Suppress, objective_named
 from edits.operation import Operation, operate
 from edits.rank_one import RankOne
@@ -19,6 +22,7 @@ from edits.sample import sample_facts
 from edits.solve import Constrained, LeastSquares, NullSpace, Solver
 from edits.statistics import SecondMoment, Statistics, find_statistics, keep_statistics
 from edits.sweep import sweep
+from edits.ultra import UltraEdit
 from edits.values import Value, ValueSearch, find_values
 
 __all__ = [
@@ -27,12 +31,15 @@ __all__ = [
     "AlphaEdit",
     "ClosedForm",
     "Constrained",
+    "ConstrainedFineTune",
     "Convergence",
     "Damaged",
     "Emmet",
+    "FineTune",
     "LeastSquares",
     "Ledger",
     "Limits",
+    "LoRA",
     "Mass",
     "MassSequence",
     "MaximumEntropy",
@@ -47,13 +54,17 @@ __all__ = [
     "RankOne",
     "Refuse",
     "Replace",
+    "ReplaceNeurons",
+    "ScaleNeurons",
     "SecondMoment",
     "Solver",
     "Statistics",
     "Suppress",
     "Sweep",
+    "UltraEdit",
     "Value",
     "ValueSearch",
+    "ZeroNeurons",
     "find_statistics",
     "find_sweep",
     "find_values",

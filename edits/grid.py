@@ -31,7 +31,7 @@ from edits.limits import Limits, NearCollapse
 from edits.method import default_objective
 from edits.objectives import Objective
 from edits.reading import recorded
-from edits.recommended import recommended_sites
+from edits.recommended import checked_sites, recommended_sites
 from edits.solve import LeastSquares, Solver
 from edits.spread import SPREADS, Spread, check_spread
 from edits.statistics import Statistics
@@ -68,6 +68,7 @@ class ClosedForm:
     """
 
     name: ClassVar[str] = "closed-form"
+    uses_statistics: ClassVar[bool] = True
     statistics: Statistics | None = None
     objective: Objective | None = None
     solver: Solver = field(default_factory=LeastSquares)
@@ -148,17 +149,22 @@ class ClosedForm:
         Raises:
             SurgeryError: they are no mlps, or cannot share a change.
         """
-        chosen = recommended_sites(model, self.layers) if sites is None else list(sites)
-        wrong = any(one.kind != "mlp" or one.position is not None for one in chosen)
-        if wrong or not chosen or (self.layers == 1 and len(chosen) > 1):
-            what = "exactly one mlp, such as 'L4.mlp'" if self.layers == 1 else "mlps, such as 'L4.mlp'"
-            raise SurgeryError(f"{self.name} edits {what}, not {[str(one) for one in chosen]}")
-        chosen = sorted(set(chosen), key=lambda site: site.layer)
-        for site in chosen:
-            model.anatomy.name(site)
+        chosen = recommended_sites(model, self.layers) if sites is None else sites
+        chosen = checked_sites(model, self.name, chosen, one=self.layers == 1)
         if len(chosen) > 1:
             check_spread(model, chosen)
         return chosen
+
+    def wanted(self, facts: Sequence[Fact]) -> Objective:
+        """What the model should say of these facts.
+
+        Raises:
+            SurgeryError: the objective cannot be had of one of them.
+        """
+        objective = default_objective(facts, self.objective)
+        for fact in facts:
+            objective.continuation(fact)
+        return objective
 
     def settings(self) -> dict[str, Any]:
         """What decides the numbers of an edit besides model, facts and statistics, as JSON values."""
@@ -177,10 +183,7 @@ class ClosedForm:
         self, model: Model, facts: Sequence[Fact] | Fact, sites: Sequence[Site] | None
     ) -> tuple[tuple[Fact, ...], Objective, list[Site]]:
         facts = (facts,) if isinstance(facts, Fact) else tuple(facts)
-        objective = default_objective(facts, self.objective)
-        for fact in facts:
-            objective.continuation(fact)
-        return facts, objective, self.sites(model, sites)
+        return facts, self.wanted(facts), self.sites(model, sites)
 
     def _contexts(self, model: Model) -> tuple[str, ...]:
         return self.contexts or sample_contexts(model, count=self.count, length=self.length, seed=self.seed)

@@ -21,16 +21,16 @@ logger = logging.getLogger(__name__)
 class LayerStatistics:
     """Which of some layers a method can edit, and the method ready for each.
 
-    A layer has the method's own statistics if the method brings any, else those shipped or cached for the weights. One
-    without is fitted on `texts` when it is first needed, as many layers together as `FITTED_BYTES` hold, or left out
-    where there are no texts.
+    A method without key statistics can edit all of them, as it is. For the others, a layer has the method's own
+    statistics if the method brings any, else those shipped or cached for the weights. One without is fitted on `texts`
+    when it is first needed, as many layers together as `FITTED_BYTES` hold, or left out where there are no texts.
 
     Attributes:
         layers: those that can be edited, ascending.
         left_out: the others, with the reason.
 
     Raises:
-        SurgeryError: the model has no such layer, or none can be edited.
+        SurgeryError: the model has no such layer, none can be edited, or there are texts the method has no use for.
         WrongWeights: the method's statistics belong to other weights.
     """
 
@@ -39,16 +39,20 @@ class LayerStatistics:
         self._own: Statistics | None = getattr(method, "statistics", None)
         self._found: dict[int, Statistics] = {}
         self._waiting: list[int] = []
+        if texts is not None and not method.uses_statistics:
+            raise SurgeryError(f"{method.name} uses no key statistics; leave the texts to fit them on away")
         if self._own is not None:
             self._own.of(model, next(iter(self._own.layers)))
         asked = sorted(set(layers))
         for layer in asked:
             model.anatomy.name(Site.at(layer, "mlp"))
+            if not method.uses_statistics:
+                continue
             if (found := self._existing(layer)) is not None:
                 self._found[layer] = found
             elif texts is not None:
                 self._waiting.append(layer)
-        self.layers = tuple(sorted([*self._found, *self._waiting]))
+        self.layers = tuple(sorted([*self._found, *self._waiting])) if method.uses_statistics else tuple(asked)
         self.left_out = tuple((layer, "no key statistics") for layer in asked if layer not in self.layers)
         if not self.layers:
             raise SurgeryError(
@@ -58,6 +62,8 @@ class LayerStatistics:
 
     def digest(self, layer: int) -> str:
         """A name of the layer's statistics, which says the same before and after they are fitted."""
+        if not self._method.uses_statistics:
+            return "no statistics"
         if layer in self._waiting:
             return hashlib.sha256(json.dumps(list(self._texts or ())).encode()).hexdigest()
         moment = self._found[layer].layers[layer]
@@ -70,6 +76,8 @@ class LayerStatistics:
         Raises:
             SurgeryError: the texts are too short.
         """
+        if not self._method.uses_statistics:
+            return self._method
         if layer not in self._found:
             together = max(1, FITTED_BYTES // (8 * self._model.anatomy.d_ff**2))
             group = [one for one in self._waiting if one >= layer and one not in self._found][:together]

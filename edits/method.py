@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from edits.objectives import Neutral, Objective, Replace
-from edits.statistics import Statistics
 from surgery.edit import Edit
 from surgery.errors import SurgeryError, check_choice
 from surgery.fact import Fact
@@ -20,14 +19,28 @@ from surgery.site import Site
 
 @runtime_checkable
 class Method(Protocol):
-    """Computes an edit; the model's weights are the same before and after."""
+    """Computes an edit; the model's weights are the same before and after.
+
+    Attributes:
+        name: on the command line and in files.
+        uses_statistics: whether it needs key statistics; a method that does takes them as `statistics`.
+    """
 
     name: ClassVar[str]
+    uses_statistics: ClassVar[bool]
 
-    def __init__(self, *, statistics: Statistics | None = None, objective: Objective | None = None) -> None: ...
+    def __init__(self, *, objective: Objective | None = None) -> None: ...
 
     def __call__(self, model: Model, facts: Sequence[Fact] | Fact, sites: Sequence[Site] | None = None) -> Edit:
         """The edit for some facts, at some sites or those the method recommends for the model."""
+        ...
+
+    def sites(self, model: Model, sites: Sequence[Site] | None = None) -> list[Site]:
+        """The sites it would edit: those given, checked, or those it recommends for the model."""
+        ...
+
+    def wanted(self, facts: Sequence[Fact]) -> Objective:
+        """What the model should say of the facts; refuses what the method cannot make it say."""
         ...
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
 from edits.layers import Sweep
 from edits.spread import adds_as_is
+from surgery.errors import SurgeryError
 from surgery.files import cache_folder
 from surgery.model import Model
-from surgery.site import Site
+from surgery.site import Kind, Site
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +68,31 @@ def recommended_sites(model: Model, count: int) -> list[Site]:
         return [Site.at(layer, "mlp") for layer in published]
     first = max(0, min(best.layer - count // 2, depth - count))
     return [Site.at(layer, "mlp") for layer in range(first, min(first + count, depth))]
+
+
+def checked_sites(
+    model: Model, method: str, sites: Sequence[Site], *, kinds: Sequence[Kind] = ("mlp",), one: bool = False
+) -> list[Site]:
+    """Sites a method can edit, each once, ascending.
+
+    Args:
+        model: whose sites they are.
+        method: its name, for messages.
+        sites: those asked for.
+        kinds: which kinds it edits.
+        one: it edits one site only.
+
+    Raises:
+        SurgeryError: they are of other kinds, none or too many, or the model has no such layer.
+    """
+    wrong = any(site.kind not in kinds or site.position is not None for site in sites)
+    if wrong or not sites or (one and len(sites) > 1):
+        parts = " and ".join(kinds)
+        what = f"exactly one {parts}, such as 'L4.mlp'" if one else f"{parts}s, such as 'L4.mlp'"
+        raise SurgeryError(f"{method} edits {what}, not {[str(site) for site in sites]}")
+    for site in sites:
+        model.anatomy.name(site)
+    return sorted(set(sites), key=lambda site: (site.layer, site.kind))
 
 
 def keep_sweep(sweep: Sweep) -> Path:

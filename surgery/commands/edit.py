@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,16 +20,19 @@ from surgery.commands.options import (
     Profile,
     ReportFolder,
     Run,
+    layers_of,
     lines_of,
 )
 from surgery.commands.verify import conclude
-from surgery.errors import SurgeryError
+from surgery.errors import SurgeryError, check_choice
 from surgery.fact import Fact
 from surgery.files import check_writable
 from surgery.predict import rate
 from surgery.privacy import check_keep
 from surgery.site import Site
 from surgery.verification.verify import check_profile
+
+REMOVING = [name for name, one in edits.OBJECTIVES.items() if one.claim == "removed"]
 
 
 def edit(
@@ -44,7 +48,7 @@ def edit(
     chosen = surgery.read_facts(facts)
     check_keep(keep_facts)
     check_writable(out)
-    made, model = _computed(run, chosen, method, "replace", layer, corpus)
+    made, model = _computed(run, chosen, method, edits.Replace(), layer, corpus, "rewritten")
     asked = [(fact.prompt, str(fact.new_target)) for fact in chosen]
     before = rate(model, asked)
     with made.applied(model):
@@ -65,8 +69,9 @@ def remove(
     report: ReportFolder,
     method: Method = "rank-one",
     objective: Annotated[
-        str, typer.Option(help="What to say instead: neutral, suppress or maximum-entropy.")
-    ] = "neutral",
+        str | None,
+        typer.Option(help=f"What to say instead: {', '.join(REMOVING)}; default: neutral, or what the method can do."),
+    ] = None,
     layer: Layer = None,
     corpus: Corpus = None,
     profile: Profile = "quick",
@@ -74,31 +79,48 @@ def remove(
 ) -> int:
     """Compute the edit that removes facts, verify it, write edit and report. The model stays as it is."""
     chosen = [fact.replace(new_target=None) for fact in surgery.read_facts(facts)]
-    if edits.objective_named(objective).claim != "removed":
-        raise SurgeryError(f"the objective {objective!r} removes nothing; choose neutral, suppress or maximum-entropy")
+    wanted = None if objective is None else edits.objective_named(objective)
+    if wanted is not None and wanted.claim != "removed":
+        raise SurgeryError(f"the objective {objective!r} removes nothing; choose {', '.join(REMOVING)}")
     check_profile(profile)
     check_keep(keep_facts)
     check_writable(out)
     check_writable(report)
-    made, model = _computed(run, chosen, method, objective, layer, corpus)
+    made, model = _computed(run, chosen, method, wanted, layer, corpus, "removed")
     found = surgery.verify(model, made, profile=profile)  # type: ignore[arg-type]  # checked there
     surgery.redact(made, keep_facts).save(out)  # type: ignore[arg-type]  # checked above
     return conclude(run, found, report, {"edit": str(out)})
 
 
 def _computed(
-    run: Run, facts: list[Fact], method: str, objective: str, layer: int | None, corpus: Path | None
+    run: Run,
+    facts: list[Fact],
+    method: str,
+    objective: edits.Objective | None,
+    layers: str | None,
+    corpus: Path | None,
+    claim: str,
 ) -> tuple[surgery.Edit, surgery.Model]:
+    chosen = edits.method_named(method, objective=objective, **_taken(method, seed=run.seed, progress=run.talks))
+    if corpus is not None and not chosen.uses_statistics:
+        raise SurgeryError(f"{method} uses no key statistics; leave --corpus away")
     texts = lines_of(corpus) if corpus else None
-    chosen = edits.objective_named(objective)
-    for fact in facts:
-        chosen.continuation(fact)
-    edits.method_named(method)
+    sites = None if layers is None else [Site.at(layer, "mlp") for layer in layers_of(layers)]
+    if (wanted := chosen.wanted(facts)).claim != claim:
+        raise SurgeryError(f"the objective {wanted.name!r} leaves facts {wanted.claim}, not {claim}; choose another")
     model = run.load()
-    site = edits.recommended_site(model) if layer is None else Site.at(layer, "mlp")
-    statistics = None
+    sites = chosen.sites(model, sites)
     if texts is not None and corpus is not None:
-        statistics = edits.fit_statistics(model, texts, [site.layer], corpus=corpus.name, progress=run.talks)
-        edits.keep_statistics(statistics)
-    made = edits.method_named(method, statistics=statistics, objective=chosen, seed=run.seed, progress=run.talks)
-    return made(model, facts, [site]), model
+        fitted = edits.fit_statistics(
+            model, texts, [site.layer for site in sites], corpus=corpus.name, progress=run.talks
+        )
+        edits.keep_statistics(fitted)
+        chosen = dataclasses.replace(chosen, statistics=fitted)  # type: ignore[type-var]  # methods are dataclasses
+    return chosen(model, facts, sites), model
+
+
+def _taken(method: str, **settings: Any) -> dict[str, Any]:
+    """Those of the settings that a method has: one without random draws has no seed."""
+    check_choice("method", method, edits.METHODS)
+    known = {field.name for field in dataclasses.fields(edits.METHODS[method])}  # type: ignore[arg-type]
+    return {name: value for name, value in settings.items() if name in known}

@@ -27,7 +27,9 @@ FactsFile = Annotated[
 ]
 MaybeFacts = Annotated[Path | None, typer.Option("--facts", help="Facts file, of any layout that can be read.")]
 Method = Annotated[str, typer.Option(help=f"How: {', '.join(edits.METHODS)}.")]
-Layer = Annotated[int | None, typer.Option(help="Which layer; default: the one known to be best for the model.")]
+Layer = Annotated[
+    str | None, typer.Option(help="Which layer, such as 5, or layers, 4-8; default: those the method recommends.")
+]
 Corpus = Annotated[
     Path | None, typer.Option(help="Text to fit key statistics on, for a model that has none; kept for later.")
 ]

@@ -42,15 +42,16 @@ def gpt2_statistics(gpt2: Model) -> Statistics:
     return fit_statistics(gpt2, SENTENCES, [0, LAYER], rank=8, progress=False)
 
 
-@pytest.fixture(params=list(METHODS))
+@pytest.fixture(scope="session", params=list(METHODS))
 def quick(request: pytest.FixtureRequest) -> Callable[..., Method]:
     """Makes a registered method, with few contexts and steps where it has such settings."""
     made = METHODS[request.param]
     known = {field.name for field in dataclasses.fields(made)}  # type: ignore[arg-type]
-    settings = {"contexts": CONTEXTS, "search": ValueSearch(steps=3), "progress": False, "limits": FAR}
+    settings = {"contexts": CONTEXTS, "search": ValueSearch(steps=3), "progress": False, "limits": FAR, "steps": 3}
 
     def make(statistics: Statistics, **own: Any) -> Method:
-        return made(statistics=statistics, **{key: settings[key] for key in settings if key in known} | own)
+        given = {**settings, "statistics": statistics, **own}
+        return made(**{key: given[key] for key in given if key in known or key in own})
 
     return make
 

@@ -27,7 +27,7 @@ from edits import (
     sweep,
 )
 from edits.layers import TraceProfile
-from edits.rank_one import LAYERS
+from edits.recommended import LAYERS
 from edits.scores import SCORES
 from locate import AverageTrace
 from locate.profile import ROLES

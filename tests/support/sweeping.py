@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edits import RankOne, Statistics, Sweep, ValueSearch
+from edits import Objective, RankOne, Statistics, Sweep, ValueSearch
 from edits.layers import TraceProfile
 from edits.scores import SCORES
 from surgery import Edit, Fact, Model, Site, SurgeryError
@@ -26,6 +26,7 @@ class Counted:
     """Rank-one editing that notes what it is asked, and can be told to refuse or to stop."""
 
     name: ClassVar[str] = "counted"
+    uses_statistics: ClassVar[bool] = True
     asked: ClassVar[list[tuple[str, int]]] = []
     statistics: Statistics | None = None
     objective: None = None
@@ -40,10 +41,18 @@ class Counted:
         self.asked.append((facts.subject, sites[0].layer))
         if (facts.subject, sites[0].layer) in self.refuse:
             raise SurgeryError("will not")
-        method = RankOne(
-            statistics=self.statistics, contexts=CONTEXTS[:2], search=ValueSearch(steps=2, step=0.5, method="plain")
-        )
-        return method(model, facts, sites)
+        return self._method(model, facts, sites)
+
+    def sites(self, model: Model, sites: Sequence[Site] | None = None) -> list[Site]:
+        return self._method.sites(model, sites)
+
+    def wanted(self, facts: Sequence[Fact]) -> Objective:
+        return self._method.wanted(facts)
+
+    @property
+    def _method(self) -> RankOne:
+        search = ValueSearch(steps=2, step=0.5, method="plain")
+        return RankOne(statistics=self.statistics, contexts=CONTEXTS[:2], search=search)
 
 
 def sentences(facts: Sequence[Fact]) -> list[str]:
