@@ -55,7 +55,7 @@ def stats(
     settings: dict[str, Any] = {
         "rank": rank,
         "corpus": name,
-        "tokens": tokens or TOKENS_PER_NEURON * model.anatomy.d_ff,
+        "tokens": TOKENS_PER_NEURON * model.anatomy.d_ff if tokens is None else tokens,
         "progress": run.talks,
         "resume": partial,
     }

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny import tiny_model, tiny_tokenizer
 
-from edits import SecondMoment, Statistics, find_statistics, fit_statistics
+from edits import SecondMoment, Statistics, find_statistics, fit_statistics, keep_statistics
 from edits.statistics import cached_file
 from surgery import Model, Site, SurgeryError, WrongWeights, load
 
@@ -168,3 +170,48 @@ def test_the_shipped_statistics_fit_the_default_model(
     for one in shipped.layers.values():
         assert one.diagonal.shape == (smol.anatomy.d_ff,)
         assert one.factors.shape[1] == 64
+
+
+def test_merged_statistics_keep_old_layers_and_take_new_ones(moment: SecondMoment, gpt2_statistics: Statistics) -> None:
+    newer = dataclasses.replace(gpt2_statistics, layers={1: moment, 3: moment}, corpus="more", tokens=9)
+    both = gpt2_statistics.merged(newer)
+    assert list(both.layers) == [0, 1, 3]
+    assert both.layers[0] is gpt2_statistics.layers[0]
+    assert both.layers[1] is moment
+    assert (both.corpus, both.tokens) == ("texts; more", 9)
+    assert both.merged(newer).corpus == "texts; more"
+    assert newer.merged(both) is both
+    with pytest.raises(WrongWeights, match=r"statistics of other weights \(000000000000\) cannot join"):
+        gpt2_statistics.merged(dataclasses.replace(newer, fingerprints=("0" * 64,)))
+
+
+def test_kept_statistics_join_those_of_other_layers(
+    gpt2: Model,
+    gpt2_statistics: Statistics,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("SURGERY_CACHE", str(tmp_path))
+    first, second = ({layer: gpt2_statistics.layers[layer]} for layer in (0, 1))
+    keep_statistics(dataclasses.replace(gpt2_statistics, layers=first))
+    path = keep_statistics(dataclasses.replace(gpt2_statistics, layers=second))
+    assert sorted(find_statistics(gpt2, 0).layers) == [0, 1]
+    assert path == cached_file(gpt2.fingerprint)
+    assert not caplog.messages
+    path.write_bytes(path.read_bytes()[:-9])  # a damaged file gives way
+    keep_statistics(dataclasses.replace(gpt2_statistics, layers=second))
+    assert "damaged or cut off" in caplog.text
+    assert sorted(find_statistics(gpt2, 1).layers) == [1]
+
+
+def test_files_without_scales_are_still_read(gpt2_statistics: Statistics, tmp_path: Path) -> None:
+    one = gpt2_statistics.layers[1]
+    about = {"format": "knowledge-surgery statistics 1", "fingerprints": ["a"], "corpus": "old", "tokens": 5}
+    tensors = {"1.diagonal": one.diagonal, "1.factors": one.factors.half()}
+    save_file(tensors, tmp_path / "old", metadata={"statistics": json.dumps(about)})
+    back = Statistics.load(tmp_path / "old")
+    assert torch.equal(back.layers[1].factors, one.factors.half().float())
+    save_file(tensors, tmp_path / "newest", metadata={"statistics": json.dumps(about | {"format": "statistics 9"})})
+    with pytest.raises(SurgeryError, match="holds no key statistics"):
+        Statistics.load(tmp_path / "newest")
