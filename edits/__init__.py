@@ -6,6 +6,7 @@ from edits.grid import ClosedForm
 from edits.layers import Sweep
 from edits.ledger import Ledger
 from edits.ledger_store import Damaged
+from edits.ledger_version import Version as LedgerVersion
 from edits.limits import Limits, NearCollapse
 from edits.mass import Mass, MassSequence, Pmet
 from edits.method import METHODS, Method, method_named, register
@@ -29,6 +30,7 @@ __all__ = [
     "Emmet",
     "LeastSquares",
     "Ledger",
+    "LedgerVersion",
     "Limits",
     "Mass",
     "MassSequence",
