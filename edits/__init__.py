@@ -9,6 +9,7 @@ from edits.grid import ClosedForm
 from edits.layers import Sweep
 from edits.ledger import Ledger
 from edits.ledger_store import Damaged
+from edits.ledger_version import Version as LedgerVersion
 from edits.limits import Limits, NearCollapse
 from edits.lora import LoRA
 from edits.mass import Mass, MassSequence, Pmet
@@ -38,6 +39,7 @@ __all__ = [
     "FineTune",
     "LeastSquares",
     "Ledger",
+    "LedgerVersion",
     "Limits",
     "LoRA",
     "Mass",

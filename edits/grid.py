@@ -116,15 +116,22 @@ class ClosedForm:
         return self._edit(run, objective, contexts)
 
     def find(
-        self, model: Model, facts: Sequence[Fact] | Fact, sites: Sequence[Site] | None = None
+        self,
+        model: Model,
+        facts: Sequence[Fact] | Fact,
+        sites: Sequence[Site] | None = None,
+        *,
+        example: Replay | None = None,
     ) -> tuple[Value, ...]:
         """Values of the facts on the weights as they are; facts with one key share one (`edits.values.by_key`).
+
+        With `example`, a recorded prompt of the model (`edits.reading.recorded`), many calls spare recording one each.
 
         Raises:
             SurgeryError: as when called.
         """
         facts, objective, chosen = self._given(model, facts, sites)
-        return self._values(model, facts, chosen, objective, self._contexts(model))
+        return self._values(model, facts, chosen, objective, self._contexts(model), example)
 
     def solve(self, model: Model, values: Sequence[Value], sites: Sequence[Site] | None = None) -> Edit:
         """The edit that gives keys their values, all in one batch on the weights as they are.

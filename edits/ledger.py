@@ -188,14 +188,22 @@ class Ledger:
             SurgeryError: a name is that of no fact or of several, which are listed, or the disk is full; the ledger is
                 as it was.
         """
-        if not names:
-            raise SurgeryError("there is no fact to remove; name at least one")
         with self._store.locked():
             head = self.head
-            entries = self._contents.entries(head)
-            gone = {entry_named(entries, name).id for name in names}
-            left = [one.fact for one in entries if one.id not in gone]
+            gone = {one.id for one in self.named(*names)}
+            left = [one.fact for one in self._contents.entries(head) if one.id not in gone]
             return self._contents.change(model, head, left, progress=progress)
+
+    def named(self, *names: Fact | str) -> tuple[Entry, ...]:
+        """The entries of the current version that `remove` would take for these names.
+
+        Raises:
+            SurgeryError: no names, or one is that of no fact or of several.
+        """
+        if not names:
+            raise SurgeryError("there is no fact to remove; name at least one")
+        entries = self.list()
+        return tuple(entry_named(entries, name) for name in names)
 
     def diff(self, before: str | None = None, after: str | None = None) -> Difference:
         """What changed between two versions; by default between the one before the current one and that.

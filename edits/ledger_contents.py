@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 import torch
@@ -11,6 +11,7 @@ from edits.grid import ClosedForm
 from edits.ledger_method import method_of
 from edits.ledger_store import KINDS, VERSIONS, Damaged, Store
 from edits.ledger_version import SHORTEST, Entry, Version, factors_digest
+from edits.reading import recorded
 from edits.statistics import Statistics
 from edits.value_files import difference, fact_key, read_facts_and_loss, read_value, value_bytes
 from edits.values import Value, by_key
@@ -127,9 +128,9 @@ class Contents:
 
     def apart(self, model: Model, version: Version) -> float:
         """Largest relative difference of a version's values from those found again now."""
-        method, sites = self.method(version)
-        pairs = [(one, method.find(model, one.facts, sites)[0]) for one in self.values(version.values, model.device)]
-        return max((difference(*pair) for pair in pairs), default=0.0)
+        stored = self.values(version.values, model.device)
+        again = self._found(model, version, [one.facts for one in stored])
+        return max((difference(one, other) for one, other in zip(stored, again, strict=True)), default=0.0)
 
     def check_weights(self, model: Model, version: Version) -> None:
         """Refuse other weights than those the ledger was made for.
@@ -158,14 +159,22 @@ class Contents:
         known = {read_facts_and_loss(self.store.checked("objects", digest))[0]: digest for digest in head.values}
         groups = [tuple(group) for group in by_key(sorted(facts, key=fact_key))]
         new = [group for group in groups if group not in known]
-        method, sites = self.method(head)
-        for group in bar(new, "values", show=progress and len(new) > 1):
-            (value,) = method.find(model, group, sites)
+        shown = bar(new, "values", show=progress and len(new) > 1)
+        for group, value in zip(new, self._found(model, head, shown) if new else (), strict=True):
             known[group] = self.store.put("objects", value_bytes(value))
         digests = tuple(sorted(known[group] for group in groups))
         if digests == head.values:
             return head
         return self.write(model, head, digests)
+
+    def _found(self, model: Model, version: Version, groups: Iterable[tuple[Fact, ...]]) -> Iterator[Value]:
+        """The value of each group of facts with one key, found in a run of its own."""
+        method, sites = self.method(version)
+        # says what axes of arguments mean and nothing of any fact
+        example = recorded(model) if method.search.method == "fast" else None
+        for group in groups:
+            (value,) = method.find(model, group, sites, example=example)
+            yield value
 
     def write(self, model: Model, head: Version, digests: tuple[str, ...]) -> Version:
         """Solve for values that are kept, and make the version of them the current one."""

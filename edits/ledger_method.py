@@ -37,6 +37,21 @@ def ledger_method(model: Model, method: object) -> ClosedForm:
     """The method as a ledger uses it: contexts made up once and for all, everything in one batch.
 
     Raises:
+        SurgeryError: as `checked_method`.
+    """
+    method = checked_method(method)
+    contexts = method.contexts or sample_contexts(model, count=method.count, length=method.length, seed=method.seed)
+    fixed = dataclasses.replace(method, contexts=tuple(contexts), batch=None, remember=False, progress=False)
+    try:
+        return method_of(json.loads(canonical(method_record(fixed))), fixed.statistics)
+    except TypeError as error:
+        raise SurgeryError(f"a ledger cannot write the settings of {method.name} down: {error}") from error
+
+
+def checked_method(method: object) -> ClosedForm:
+    """A method that a ledger can take.
+
+    Raises:
         SurgeryError: it is no closed form of this package, names no objective, or brings values to an anchor.
     """
     name = getattr(method, "name", type(method).__name__)
@@ -53,12 +68,7 @@ def ledger_method(model: Model, method: object) -> ClosedForm:
             f"{name} anchors values to those of the model as it came, but a ledger finds all of them there; leave the "
             "anchor away, or choose another method"
         )
-    contexts = method.contexts or sample_contexts(model, count=method.count, length=method.length, seed=method.seed)
-    fixed = dataclasses.replace(method, contexts=contexts, batch=None, remember=False, progress=False)
-    try:
-        return method_of(json.loads(canonical(method_record(fixed))), fixed.statistics)
-    except TypeError as error:
-        raise SurgeryError(f"a ledger cannot write the settings of {name} down: {error}") from error
+    return method
 
 
 def method_record(method: ClosedForm) -> dict[str, Any]:

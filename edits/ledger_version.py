@@ -53,6 +53,11 @@ class Version:
         """SHA-256 of everything but `about`, as canonical JSON."""
         return hashlib.sha256(canonical(self._hashed()).encode()).hexdigest()
 
+    def as_record(self) -> dict[str, Any]:
+        """The version as JSON values, without the method's settings."""
+        shown = {name: value for name, value in self._hashed().items() if name not in ("method", "format")}
+        return {"version": self.hash, **shown, "method": self.method["name"], "about": dict(self.about)}
+
     def as_bytes(self) -> bytes:
         """The version as a file's content."""
         return (canonical({"version": self._hashed(), "about": dict(self.about)}) + "\n").encode()
@@ -178,6 +183,10 @@ class Check:
     def ok(self) -> bool:
         """Nothing is missing or damaged."""
         return not self.problems
+
+    def as_record(self) -> dict[str, Any]:
+        """The finding as JSON values."""
+        return {"ok": self.ok, **dataclasses.asdict(self)}
 
 
 def identity(fact: Fact) -> tuple[str, str, str]:

@@ -17,6 +17,7 @@ from surgery.commands.bench import bench, selftest
 from surgery.commands.demo import demo
 from surgery.commands.edit import edit, remove
 from surgery.commands.export import export
+from surgery.commands.ledger import ledger
 from surgery.commands.locate import locate_
 from surgery.commands.options import command
 from surgery.commands.show import show
@@ -35,6 +36,7 @@ app = typer.Typer(
 
 for function in (demo, locate_, show, sweep, edit, remove, verify, stats, export, selftest, bench):
     command(app, function)
+app.add_typer(ledger, name="ledger")
 
 
 def main() -> None:

@@ -48,9 +48,9 @@ def refusal(change: Callable[[], object]) -> str | None:
 
 
 def test_killed_at_random_moments_it_holds_all_that_was_acknowledged(tmp_path: Path) -> None:
-    found = run("killed_at_random", tmp_path, 60, 0)
-    assert found["acknowledged"] > 10
-    assert found["left_over"] > 5  # or the kills came at harmless moments only
+    found = run("killed_at_random", tmp_path, 40, 0)
+    assert found["acknowledged"] > 5
+    assert found["left_over"] > 3  # or the kills came at harmless moments only
 
 
 def test_killed_in_the_middle_of_every_step_it_is_as_before_or_after(tmp_path: Path) -> None:

@@ -1,0 +1,238 @@
+"""`surgery ledger`: a folder of edits of one model, from which any fact can be taken back."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+import edits
+import surgery
+from edits.ledger_method import checked_method, method_of
+from edits.ledger_store import Store
+from edits.method import default_objective
+from edits.statistics import cached_file
+from surgery.commands.options import Corpus, FactsFile, Layer, OutFile, Run, command, lines_of
+from surgery.errors import SurgeryError
+from surgery.fact import Fact
+from surgery.files import check_writable
+from surgery.site import Site
+
+DEFAULT_METHOD = "memit"
+LedgerFolder = Annotated[Path, typer.Option("--ledger", help="The ledger's folder.")]
+AnyVersion = Annotated[
+    str | None, typer.Option("--version", help="A version's hash or its beginning; default: the current one.")
+]
+
+ledger = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Keep edits of one model in a folder, from which any fact can be taken back.",
+)
+
+
+def add(
+    run: Run,
+    folder: LedgerFolder,
+    facts: FactsFile,
+    method: Annotated[
+        str | None, typer.Option(help=f"How, for a new ledger: {', '.join(edits.METHODS)}; default: {DEFAULT_METHOD}.")
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="For a new ledger: replace, neutral, suppress or maximum-entropy; default: as the facts say."
+        ),
+    ] = None,
+    layer: Layer = None,
+    corpus: Corpus = None,
+) -> None:
+    """Add facts to a ledger, which is made if there is none. What is printed afterwards is on the disk."""
+    chosen = surgery.read_facts(facts)
+    if objective is not None and edits.objective_named(objective).claim == "removed":
+        chosen = [fact.replace(new_target=None) for fact in chosen]
+    if Store.exists(folder):
+        opened = edits.Ledger.open(folder)
+        _check_same(opened, method, objective, layer, corpus)
+        model = run.load()
+    else:
+        opened, model = _made(run, folder, chosen, method or DEFAULT_METHOD, objective, layer, corpus)
+    before = opened.head.hash
+    version = opened.add(model, chosen, progress=run.talks)
+    _tell(run, opened, before, version)
+
+
+def remove(
+    run: Run,
+    folder: LedgerFolder,
+    facts: Annotated[
+        list[str], typer.Argument(metavar="FACT...", help="What 'ledger list' shows: id, prompt or 'subject | prompt'.")
+    ],
+) -> None:
+    """Take facts back, as if they had never been added. Facts that the ledger removed are known to the model again."""
+    opened = edits.Ledger.open(folder)
+    opened.named(*facts)
+    before = opened.head.hash
+    _tell(run, opened, before, opened.remove(run.load(), *facts, progress=run.talks))
+
+
+def list_(
+    run: Run,
+    folder: LedgerFolder,
+    versions: Annotated[bool, typer.Option("--versions", help="The versions instead of the facts.")] = False,
+    version: AnyVersion = None,
+) -> None:
+    """Show the facts of a ledger, or its versions, the current one first."""
+    opened = edits.Ledger.open(folder)
+    if versions:
+        if version is not None:
+            raise SurgeryError("--version shows one version's facts, --versions all versions; give one of them")
+        history = opened.versions()
+        table = Table("version", "created", "values", "edit", title=f"{folder}, {len(history)} versions")
+        for one in history:
+            table.add_row(one.hash[:12], str(one.about["created"]), str(len(one.values)), (one.edit or "none")[:12])
+        run.say(table)
+        run.result({"versions": [one.as_record() for one in history]})
+        return
+    entries, shown = opened.list(version), opened.version(version)
+    table = Table("entry", "prompt", "answer", "id", "loss", title=f"{folder}, {len(entries)} facts")
+    for entry in entries:
+        fact = entry.fact
+        answer = fact.target + (f" > {fact.new_target}" if fact.new_target else "")
+        table.add_row(entry.id, fact.prompt, answer, fact.id or "", f"{entry.loss:.3f}")
+    run.say(table)
+    run.result({"version": shown.hash, "facts": [entry.as_record() for entry in entries]})
+
+
+def diff(
+    run: Run,
+    folder: LedgerFolder,
+    before: Annotated[str | None, typer.Argument(help="A version; default: the one before the current one.")] = None,
+    after: Annotated[str | None, typer.Argument(help="Another; default: the current one.")] = None,
+) -> None:
+    """Show what changed between two versions: facts, and how far the weights' changes are apart."""
+    found = edits.Ledger.open(folder).diff(before, after)
+    run.say(f"{found.before[:12]} > {found.after[:12]}")
+    for sign, facts in (("+", found.added), ("-", found.removed)):
+        for fact in facts:
+            run.say(f"{sign} {fact.label}")
+    for old, new in found.changed:
+        run.say(f"~ {old.label} > {new.new_target or new.target}")
+    run.say(f"the changes of the weights are {found.weights:.3g} of their norm apart")
+    run.result(found.as_record())
+
+
+def check(
+    run: Run,
+    folder: LedgerFolder,
+    solve: Annotated[bool, typer.Option("--solve", help="Solve the current edit again on the model.")] = False,
+    values: Annotated[bool, typer.Option("--values", help="Find the values again too, which takes longer.")] = False,
+) -> int:
+    """Look whether everything is there and whole, and comes out again. Exit code 1 where something is not."""
+    opened = edits.Ledger.open(folder)
+    found = opened.check(run.load() if solve or values else None, values=values)
+    for problem in found.problems:
+        run.say(problem)
+    state = "all whole" if found.ok else "damaged"
+    run.say(f"{found.versions} versions, {found.files} files, {found.left_over} left over: {state}")
+    if found.solved is not None:
+        run.say(f"solved again: {_apart(found.solved)}")
+    if found.found is not None:
+        run.say(f"values found again: {_apart(found.found)}")
+    run.result(found.as_record())
+    return 0 if found.ok else 1
+
+
+def prune(
+    run: Run,
+    folder: LedgerFolder,
+    forget_history: Annotated[
+        bool, typer.Option("--forget-history", help="Delete all versions before the current one, with their facts.")
+    ] = False,
+) -> None:
+    """Delete files that nothing refers to. With --forget-history, no file holds the text of a removed fact any more."""
+    gone = edits.Ledger.open(folder).prune(keep_history=not forget_history)
+    run.say(f"{gone} files deleted")
+    run.result({"deleted": gone})
+
+
+def export(run: Run, folder: LedgerFolder, out: OutFile, version: AnyVersion = None) -> None:
+    """Write the edit of all facts as an ordinary edit file."""
+    check_writable(out)
+    made = edits.Ledger.open(folder).edit(version)
+    made.save(out)
+    run.say(f"{out}: {out.stat().st_size} bytes, {len(made.facts)} facts")
+    run.result({"edit": str(out), **made.summary()})
+
+
+def _made(
+    run: Run,
+    folder: Path,
+    facts: list[Fact],
+    method: str,
+    objective: str | None,
+    layer: int | None,
+    corpus: Path | None,
+) -> tuple[edits.Ledger, surgery.Model]:
+    """A new ledger and its base."""
+    texts = lines_of(corpus) if corpus else None
+    chosen = default_objective(facts, edits.objective_named(objective) if objective else None)
+    for fact in facts:
+        chosen.continuation(fact)
+    how = checked_method(edits.method_named(method, objective=chosen))
+    check_writable(folder)
+    model = run.load()
+    sites = how.sites(model, None if layer is None else [Site.at(layer, "mlp")])
+    statistics = None
+    if corpus is not None and texts is not None:
+        layers = [site.layer for site in sites]
+        statistics = edits.fit_statistics(model, texts, layers, corpus=corpus.name, progress=run.talks)
+        statistics.save(cached_file(model.fingerprint))
+    how = dataclasses.replace(how, statistics=statistics, seed=run.seed)
+    return edits.Ledger.create(folder, model, how, sites), model
+
+
+def _check_same(
+    opened: edits.Ledger, method: str | None, objective: str | None, layer: int | None, corpus: Path | None
+) -> None:
+    """Refuse options that say otherwise than the ledger that is there.
+
+    Raises:
+        SurgeryError: one does.
+    """
+    head = opened.head
+    kept = method_of(head.method, None)
+    given = {
+        "method": (method, kept.name),
+        "objective": (objective, opened.objective.name),
+        "layer": (None if layer is None else Site.at(layer, "mlp").name, " ".join(head.sites)),
+    }
+    for what, (asked, has) in given.items():
+        if asked not in (None, has):
+            raise SurgeryError(f"the {what} of this ledger is {has}, not {asked}; leave --{what} away, or make another")
+    if corpus is not None:
+        raise SurgeryError("this ledger has its key statistics; leave --corpus away, or make another ledger")
+
+
+def _tell(run: Run, opened: edits.Ledger, before: str, version: edits.LedgerVersion) -> None:
+    """What a change came to."""
+    if version.hash == before:
+        run.say(f"nothing to change: version {version.hash[:12]} is what was asked for")
+    else:
+        found = opened.diff(before, version.hash)
+        counts = f"{len(found.added)} added, {len(found.removed)} removed, {len(found.changed)} changed"
+        run.say(f"version {version.hash[:12]}: {counts}, {len(opened.list(version.hash))} facts")
+    run.result({**version.as_record(), "facts": len(opened.list(version.hash))})
+
+
+def _apart(number: float) -> str:
+    return "the same to the last bit" if number == 0 else f"{number:.1e} of its norm away"
+
+
+for _function in (add, remove, list_, diff, check, prune, export):
+    command(ledger, _function)

@@ -1,0 +1,154 @@
+"""`surgery ledger`: facts in and out of a folder, from the command line."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from command_line import Folder, Surgery, printed
+from ledgers import FAR
+
+from edits import Emmet, Ledger, Replace, ValueSearch, fit_statistics
+from surgery import Edit, Fact, Model, Site, write_facts
+
+LEDGER = ("--ledger", "kept")
+
+
+@pytest.fixture(scope="module")
+def three(facts: list[Fact]) -> list[Fact]:
+    """Three facts to rewrite, one with an id."""
+    found = [facts[i].replace(new_target=facts[i].neighbours[0].target) for i in (27, 45, 72)]
+    return [found[0], found[1].replace(id="second"), found[2]]
+
+
+@pytest.fixture(scope="module")
+def small(given: Folder, model: Model, facts: list[Fact], three: list[Fact]) -> Path:
+    """A ledger of the three facts in one layer, found in a few steps."""
+    texts = Path(given["corpus.txt"]).read_text().splitlines()
+    statistics = fit_statistics(model, texts, [0], progress=False)
+    search = ValueSearch(steps=3)
+    method = Emmet(statistics=statistics, objective=Replace(), contexts=("{}",), search=search, limits=FAR)
+    ledger = Ledger.create(Path(given["ledger"]), model, method, [Site("L0.mlp")])
+    ledger.add(model, three)
+    return ledger.folder
+
+
+@pytest.fixture
+def kept(surgery: Surgery, small: Path, three: list[Fact]) -> Ledger:
+    """The ledger in a folder of its own, and its facts in `three.jsonl`."""
+    write_facts("three.jsonl", three)
+    shutil.copytree(small, "kept")
+    return Ledger.open("kept")
+
+
+def test_a_ledger_is_made_with_its_first_facts(
+    surgery: Surgery, given: Folder, three: list[Fact], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_facts("one.jsonl", three[:1])
+    arguments = ("ledger", "add", "--model", given["model"], *LEDGER, "--facts", "one.jsonl")
+    assert surgery(*arguments, "--corpus", given["corpus.txt"], "--method", "rank-one", "--layer", "0", "--json") == 0
+    record, err = printed(capsys)
+    assert not err
+    assert (record["facts"], record["sites"], record["method"]) == (1, ["L0.mlp"], "rank-one")
+    kept = Ledger.open("kept")
+    assert record["version"] == kept.head.hash
+    assert kept.list()[0].fact == three[0]
+    assert surgery(*arguments) == 0
+    assert f"nothing to change: version {kept.head.hash[:12]}" in capsys.readouterr().out
+    # where facts are removed, a new answer is left away
+    other = ("--ledger", "other", "--objective", "maximum-entropy", "--method", "rank-one", "--layer", "0")
+    assert surgery(*arguments, *other) == 0
+    assert "1 added, 0 removed, 0 changed, 1 facts" in capsys.readouterr().out
+    assert Ledger.open("other").list()[0].fact == three[0].replace(new_target=None)
+
+
+def test_facts_go_in_and_out_and_the_edit_comes_along(
+    surgery: Surgery, given: Folder, model: Model, kept: Ledger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = kept.head
+    assert surgery("ledger", "list", *LEDGER, "--json") == 0
+    record, _ = printed(capsys)
+    assert len(record["facts"]) == 3
+    assert "second" in {one["fact"].get("id") for one in record["facts"]}
+    name = next(one["entry"] for one in record["facts"] if one["fact"].get("id") != "second")
+    assert surgery("ledger", "remove", "--model", given["model"], *LEDGER, "second", name[:6]) == 0
+    assert "0 added, 2 removed, 0 changed, 1 facts" in capsys.readouterr().out
+    assert surgery("ledger", "diff", *LEDGER, "--json") == 0
+    record, _ = printed(capsys)
+    assert (len(record["removed"]), record["before"]) == (2, first.hash)
+    assert record["weights"] > 0
+    assert surgery("ledger", "diff", *LEDGER, first.hash[:6], first.hash) == 0
+    assert "are 0 of their norm apart" in capsys.readouterr().out
+    assert surgery("ledger", "export", *LEDGER, "--out", "now.edit", "--quiet") == 0
+    assert surgery("ledger", "export", *LEDGER, "--out", "then.edit", "--version", first.hash[:8]) == 0
+    assert "3 facts" in capsys.readouterr().out
+    edits = [Edit.load("now.edit"), Edit.load("then.edit")]
+    assert [len(edit.facts) for edit in edits] == [1, 3]
+    for edit in edits:
+        with edit.applied(model):
+            pass
+    assert surgery("verify", "--model", given["model"], "--edit", "now.edit", "--report", "report", "--quiet") in (
+        0,
+        11,
+    )
+
+
+def test_a_check_says_what_is_wrong_and_pruning_forgets(
+    surgery: Surgery, given: Folder, three: list[Fact], kept: Ledger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ("--model", given["model"], *LEDGER)
+    secret = three[2]
+    assert surgery("ledger", "remove", *common, f"{secret.subject} | {secret.prompt}", "--quiet") == 0
+    assert surgery("ledger", "check", *common, "--solve", "--values") == 0
+    out = capsys.readouterr().out
+    assert "3 versions, 6 files, 0 left over: all whole" in out
+    assert "solved again: the same to the last bit" in out
+    assert "values found again: the same to the last bit" in out
+    assert surgery("ledger", "list", *LEDGER, "--versions", "--json") == 0
+    record, _ = printed(capsys)
+    assert [len(one["values"]) for one in record["versions"]] == [2, 3, 0]
+    assert any(secret.prompt.encode() in path.read_bytes() for path in Path("kept").rglob("*.safetensors"))
+    assert surgery("ledger", "prune", *LEDGER, "--forget-history") == 0
+    assert capsys.readouterr().out == "4 files deleted\n"
+    assert not any(secret.prompt.encode() in path.read_bytes() for path in Path("kept").rglob("*.safetensors"))
+    next(Path("kept", "objects").iterdir()).write_bytes(b"else")
+    assert surgery("ledger", "check", *LEDGER, "--json") == 1
+    record, _ = printed(capsys)
+    assert not record["ok"]
+    assert "restore it from a backup" in record["problems"][0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("add", "--facts", "three.jsonl", "--method", "memit"), "the method of this ledger is emmet, not memit"),
+        (("add", "--facts", "three.jsonl", "--layer", "1"), "the layer of this ledger is L0.mlp, not L1.mlp"),
+        (("add", "--facts", "three.jsonl", "--objective", "neutral"), "this ledger is replace, not neutral"),
+        (("add", "--facts", "three.jsonl", "--corpus", "three.jsonl"), "has its key statistics; leave --corpus away"),
+        (("add", "--facts", "three.jsonl", "--ledger", "new", "--method", "nas"), "nas anchors values"),
+        (("remove", "Alda"), "there is no fact 'Alda' in the ledger"),
+        (("diff", "abcd"), "there is no version 'abcd'"),
+        (("list", "--versions", "--version", "abcd"), "give one of them"),
+        (("list", "--ledger", "absent"), "there is no ledger in absent; make one"),
+        (("check", "--ledger", "absent"), "there is no ledger in absent; make one"),
+    ],
+    ids=str,
+)
+def test_a_wrong_value_is_told_in_one_line(
+    surgery: Surgery,
+    given: Folder,
+    kept: Ledger,
+    arguments: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = kept.head
+    where = () if "--ledger" in arguments else LEDGER
+    assert surgery("ledger", arguments[0], "--model", given["model"], *where, *arguments[1:]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("surgery: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert kept.head == before
+    assert not Path("new").exists()
