@@ -50,7 +50,7 @@ class Limits:
         texts: the neutral text; a few sentences the package brings along by default.
     """
 
-    relative_change: float = 0.5
+    relative_change: float = 1.0
     value_norm: float = 4.0
     perplexity: float = 1.2
     texts: Sequence[str] = field(default_factory=lambda: tuple(neutral_texts()[:6]))

@@ -15,7 +15,7 @@ from edits.ledger_method import checked_method, method_of
 from edits.ledger_store import Store
 from edits.method import default_objective
 from edits.statistics import cached_file
-from surgery.commands.options import Corpus, FactsFile, Layer, OutFile, Run, command, lines_of
+from surgery.commands.options import Corpus, FactsFile, Layer, OutFile, Run, command, layers_of, lines_of
 from surgery.errors import SurgeryError
 from surgery.fact import Fact
 from surgery.files import check_writable
@@ -176,7 +176,7 @@ def _made(
     facts: list[Fact],
     method: str,
     objective: str | None,
-    layer: int | None,
+    layer: str | None,
     corpus: Path | None,
 ) -> tuple[edits.Ledger, surgery.Model]:
     """A new ledger and its base."""
@@ -187,7 +187,7 @@ def _made(
     how = checked_method(edits.method_named(method, objective=chosen))
     check_writable(folder)
     model = run.load()
-    sites = how.sites(model, None if layer is None else [Site.at(layer, "mlp")])
+    sites = how.sites(model, None if layer is None else _sites(layer))
     statistics = None
     if corpus is not None and texts is not None:
         layers = [site.layer for site in sites]
@@ -197,8 +197,12 @@ def _made(
     return edits.Ledger.create(folder, model, how, sites), model
 
 
+def _sites(layers: str) -> list[Site]:
+    return [Site.at(one, "mlp") for one in layers_of(layers)]
+
+
 def _check_same(
-    opened: edits.Ledger, method: str | None, objective: str | None, layer: int | None, corpus: Path | None
+    opened: edits.Ledger, method: str | None, objective: str | None, layer: str | None, corpus: Path | None
 ) -> None:
     """Refuse options that say otherwise than the ledger that is there.
 
@@ -210,7 +214,7 @@ def _check_same(
     given = {
         "method": (method, kept.name),
         "objective": (objective, opened.objective.name),
-        "layer": (None if layer is None else Site.at(layer, "mlp").name, " ".join(head.sites)),
+        "layer": (None if layer is None else " ".join(one.name for one in _sites(layer)), " ".join(head.sites)),
     }
     for what, (asked, has) in given.items():
         if asked not in (None, has):

@@ -26,7 +26,7 @@ class Folder:
 def printed(capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], str]:
     """The one JSON object on stdout, and stderr."""
     out, err = capsys.readouterr()
-    assert out.count("\n") == 1
+    assert out.count("\n") == 1, err
     record = json.loads(out)
     assert isinstance(record, dict)
     return record, err
