@@ -52,7 +52,7 @@ class Limits:
 
     relative_change: float = 1.0
     value_norm: float = 4.0
-    perplexity: float = 1.2
+    perplexity: float = 1.5
     texts: Sequence[str] = field(default_factory=lambda: tuple(neutral_texts()[:6]))
 
     def __post_init__(self) -> None:
