@@ -106,15 +106,19 @@ def features_at(
         run: runs the model and gives the loss.
     """
 
-    def blamed(output: Tensor, name: str) -> Tensor:
-        return output if output.requires_grad else output.requires_grad_()
+    nothing: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
 
-    with TraceDict(model.hf, names, retain_input=True, edit_output=blamed) as trace:
+    def add_nothing(output: Tensor, name: str) -> Tensor:
+        outputs[name], nothing[name] = output.detach(), torch.zeros_like(output, requires_grad=True)
+        return output + nothing[name]
+
+    with TraceDict(model.hf, names, retain_output=False, retain_input=True, edit_output=add_nothing) as trace:
         loss = run()
-    gradients = torch.autograd.grad(loss, [trace[name].output for name in names])
+    gradients = torch.autograd.grad(loss, list(nothing.values()))
     found = {}
-    for name, gradient in zip(names, gradients, strict=True):
-        states = (trace[name].input, gradient, trace[name].output)
+    for name, gradient in zip(nothing, gradients, strict=True):
+        states = (trace[name].input, gradient, outputs[name])
         keys, blame, output = (hidden(one, rows)[at].detach().float() for one in states)
         found[name] = (keys, blame, output)
     return found
