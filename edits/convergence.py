@@ -138,7 +138,7 @@ def fit_with_convergence(
 ) -> tuple[Statistics, Convergence]:
     """Fit key statistics, bit for bit those of `fit_statistics`, and see whether the text was enough.
 
-    Takes no further pass over the text, but the eigenpairs of five more matrices a layer.
+    Takes no further pass over the text, but the eigenpairs of five more matrices a layer and the memory of one more.
 
     Args:
         model: whose keys.

@@ -119,5 +119,5 @@ def convergence_lines(found: Convergence, ax: Axes | None = None) -> Axes:
     )  # fmt: skip
     judged = "enough text" if found.enough else "give more text"
     ax.set_title(f"Key statistics of {found.model}: {judged}", fontsize=7, parse_math=False)
-    ax.legend(fontsize=6, frameon=False, loc="upper right", bbox_to_anchor=(1, 0.93), ncols=2)
+    ax.legend(fontsize=6, frameon=False, loc="upper left", bbox_to_anchor=(0, 0.94), ncols=3)
     return ax
