@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from edits.ledger_contents import Contents, about, referred
+from edits.ledger_contents import Contents, about, check_facts, referred
 from edits.ledger_method import ledger_method, method_of, method_record, statistics_of
 from edits.ledger_store import KINDS, Damaged, Store
 from edits.ledger_version import Check, Difference, Entry, Version, distance, entry_named, identity
@@ -171,7 +171,7 @@ class Ledger:
         with self._store.locked():
             head = self.head
             wanted = {identity(one.fact): one.fact for one in self._contents.entries(head)} | new
-            self._check_facts(list(new.values()), list(wanted.values()))
+            check_facts(self.objective, list(new.values()), list(wanted.values()))
             return self._contents.change(model, head, list(wanted.values()), progress=progress)
 
     def remove(self, model: Model, *names: Fact | str, progress: bool = True) -> Version:
@@ -270,30 +270,13 @@ class Ledger:
                 that no file of the ledger holds a removed fact's text. The current version keeps its hash.
 
         Raises:
-            Damaged: history is not whole; nothing is deleted.
+            Damaged: the history to keep is not whole; nothing is deleted.
         """
         with self._store.locked():
+            head = self.head
+            gone = self._store.drop(referred(self._contents.history(None if keep_history else [])))
             if not keep_history:
-                self._store.move_start(self.head.hash)
-            return len(self._store.drop(referred(self._contents.history())))
-
-    def _check_facts(self, new: Sequence[Fact], wanted: Sequence[Fact]) -> None:
-        objective = self.objective
-        asked: dict[tuple[str, str], Fact] = {}
-        named: dict[str, Fact] = {}
-        for fact in new:
-            if objective.claim == "removed" and fact.new_target is not None:
-                raise SurgeryError(
-                    f"{fact.label!r} names a new_target, but this ledger removes facts ({objective.name}); leave "
-                    "new_target away, or keep facts to rewrite in a ledger of their own"
-                )
-            objective.continuation(fact)
-        for fact in wanted:
-            if fact.id is not None and named.setdefault(fact.id, fact) is not fact:
-                raise SurgeryError(f"two facts have the id {fact.id!r}; give one of them another")
-            other = asked.setdefault((fact.subject, fact.template), fact)
-            if objective.claim == "rewritten" and other is not fact:
-                raise SurgeryError(
-                    f"{fact.prompt!r} cannot be given two answers, {other.new_target!r} and {fact.new_target!r}; "
-                    "remove one of the two facts"
-                )
+                # after the rest, which makes room for it on a full disk
+                self._store.move_start(head.hash)
+                gone += self._store.drop(referred(self._contents.history()))
+            return len(gone)

@@ -11,6 +11,7 @@ from edits.grid import ClosedForm
 from edits.ledger_method import method_of
 from edits.ledger_store import KINDS, VERSIONS, Damaged, Store
 from edits.ledger_version import SHORTEST, Entry, Version, factors_digest
+from edits.objectives import Objective
 from edits.reading import recorded
 from edits.statistics import Statistics
 from edits.value_files import difference, fact_key, read_facts_and_loss, read_value, value_bytes
@@ -218,3 +219,34 @@ def referred(versions: Sequence[Version]) -> dict[str, set[str]]:
         if version.edit is not None:
             kept["edits"].add(version.edit)
     return kept
+
+
+def check_facts(objective: Objective, new: Sequence[Fact], wanted: Sequence[Fact]) -> None:
+    """Refuse facts that contradict each other or a ledger's objective.
+
+    Args:
+        objective: of the ledger.
+        new: the facts to add.
+        wanted: all facts there would be.
+
+    Raises:
+        SurgeryError: they do.
+    """
+    asked: dict[tuple[str, str], Fact] = {}
+    named: dict[str, Fact] = {}
+    for fact in new:
+        if objective.claim == "removed" and fact.new_target is not None:
+            raise SurgeryError(
+                f"{fact.label!r} names a new_target, but this ledger removes facts ({objective.name}); leave "
+                "new_target away, or keep facts to rewrite in a ledger of their own"
+            )
+        objective.continuation(fact)
+    for fact in wanted:
+        if fact.id is not None and named.setdefault(fact.id, fact) is not fact:
+            raise SurgeryError(f"two facts have the id {fact.id!r}; give one of them another")
+        other = asked.setdefault((fact.subject, fact.template), fact)
+        if objective.claim == "rewritten" and other is not fact:
+            raise SurgeryError(
+                f"{fact.prompt!r} cannot be given two answers, {other.new_target!r} and {fact.new_target!r}; "
+                "remove one of the two facts"
+            )

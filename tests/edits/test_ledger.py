@@ -10,7 +10,7 @@ import pytest
 import torch
 from ledgers import SITES, MakeLedger, facts_about, second, small
 
-from edits import Emmet, Ledger, Neutral, RankOne, Statistics
+from edits import Damaged, Emmet, Ledger, Neutral, RankOne, Statistics
 from surgery import Edit, Fact, Model, SurgeryError
 
 
@@ -202,6 +202,28 @@ def test_forgetting_history_leaves_no_trace_of_a_removed_fact(make_ledger: MakeL
     assert ledger.check().ok
     ledger.add(gpt2, secret)
     assert [version.hash for version in ledger.versions()][1:] == [head.hash]
+
+
+def test_history_that_is_broken_can_be_forgotten_but_not_the_current_version(
+    make_ledger: MakeLedger, gpt2: Model
+) -> None:
+    ledger = make_ledger()
+    one, other = facts_about(2)
+    old = ledger.add(gpt2, one)
+    head = ledger.add(gpt2, other)
+    path = ledger.folder / "versions" / f"{old.hash}.json"
+    path.write_bytes(b"{}")
+    with pytest.raises(Damaged, match=old.hash[:12]):
+        ledger.prune()
+    assert path.exists()
+    assert ledger.prune(keep_history=False) == 3
+    assert ledger.versions() == (head,)
+    assert ledger.check(gpt2).ok
+    path = ledger.folder / "versions" / f"{head.hash}.json"
+    path.write_bytes(b"{}")
+    with pytest.raises(Damaged, match=head.hash[:12]):
+        ledger.prune(keep_history=False)
+    assert len(list((ledger.folder / "objects").iterdir())) == 2
 
 
 def test_a_removing_ledger_finds_its_way_with_every_objective_and_solver(
