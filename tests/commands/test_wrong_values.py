@@ -34,7 +34,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "broken line": (("edit", *MODEL, "--facts", "broken.jsonl", *OUT), "broken.jsonl"),
     "no facts file": (("edit", *MODEL, "--facts", "absent.jsonl", *OUT), "absent.jsonl"),
     "nothing to say instead": (("edit", *MODEL, "--facts", "known.jsonl", *STATS, *OUT), "no new_target to replace"),
-    "unknown method": ((*EDIT, "--method", "rome"), "there is no method 'rome'; choose one of .*rank-one"),
+    "unknown method": ((*EDIT, "--method", "rome"), "there is no method 'rome'; choose one of alphaedit"),
     "unknown objective": ((*REMOVE, "--objective", "forget"), "there is no objective 'forget'; choose one of"),
     "objective that removes nothing": ((*REMOVE, "--objective", "replace"), "removes nothing; choose neutral"),
     "unknown kind": ((*LOCATE, "--kind", "neuron"), "there is no kind 'neuron' to patch; choose state"),
