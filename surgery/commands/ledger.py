@@ -14,7 +14,6 @@ import surgery
 from edits.ledger_method import checked_method, method_of
 from edits.ledger_store import Store
 from edits.method import default_objective
-from edits.statistics import cached_file
 from surgery.commands.options import Corpus, FactsFile, Layer, OutFile, Run, command, layers_of, lines_of
 from surgery.errors import SurgeryError
 from surgery.fact import Fact
@@ -192,7 +191,7 @@ def _made(
     if corpus is not None and texts is not None:
         layers = [site.layer for site in sites]
         statistics = edits.fit_statistics(model, texts, layers, corpus=corpus.name, progress=run.talks)
-        statistics.save(cached_file(model.fingerprint))
+        edits.keep_statistics(statistics)
     how = dataclasses.replace(how, statistics=statistics, seed=run.seed)
     return edits.Ledger.create(folder, model, how, sites), model
 
