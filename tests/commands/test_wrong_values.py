@@ -36,7 +36,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "nothing to say instead": (("edit", *MODEL, "--facts", "known.jsonl", *STATS, *OUT), "no new_target to replace"),
     "unknown method": ((*EDIT, "--method", "rome"), "there is no method 'rome'; choose one of alphaedit"),
     "unknown objective": ((*REMOVE, "--objective", "forget"), "there is no objective 'forget'; choose one of"),
-    "objective that removes nothing": ((*REMOVE, "--objective", "replace"), "removes nothing; choose neutral"),
+    "objective that removes nothing": ((*REMOVE, "--objective", "replace"), "removes nothing; choose suppress"),
     "unknown kind": ((*LOCATE, "--kind", "neuron"), "there is no kind 'neuron' to patch; choose state"),
     "unknown format": ((*LOCATE, "--format", "bmp"), "there is no figure format 'bmp'; choose png"),
     "no samples": ((*LOCATE, "--samples", "0"), "at least 1"),
