@@ -58,7 +58,7 @@ class LoRA(Trained):
 
     name: ClassVar[str] = "lora"
     rank: int = 8
-    alpha: float = 32
+    alpha: float = 32.0
     dropout: float = 0.0
     steps: int = 70
     step: float = 5e-3

@@ -3,8 +3,8 @@
 Dai et al. 2022, "Knowledge Neurons" (https://arxiv.org/abs/2104.08696), section 5. Neuron j of a layer adds its
 activation times column j of the down-projection W to the residual stream:
 
-1. The `count` neurons of each fact with the highest attributions (`locate.attribute_neurons`), of its prompt alone, as
-   paraphrases are there to judge the edit. A neuron of several facts is written to once.
+1. The `count` neurons of each fact with the highest attributions (`locate.attribute_neurons` judges them), of its
+   prompt alone, as paraphrases are there to judge the edit. A neuron of several facts is zeroed or scaled once.
 2. ZeroNeurons: dW[:, j] = -W[:, j]. ScaleNeurons: dW[:, j] = (factor - 1) W[:, j].
 3. ReplaceNeurons: dW[:, j] = sign(a_j) |W[:, j]| (lambda_2 e(new) - lambda_1 e(old)), with e an answer's first token's
    row of the head at length 1, and a_j the neuron's activation at the prompt's last token.
@@ -30,7 +30,7 @@ from torch import Tensor
 from edits.method import default_objective, register
 from edits.objectives import Objective, Replace, Suppress
 from edits.recommended import checked_sites
-from locate import GradientActivation, attribute_neurons
+from locate import GradientActivation
 from locate.neurons.activations import activations
 from locate.neurons.method import Method as Attributing
 from locate.neurons.method import ranked
@@ -51,7 +51,7 @@ class _NeuronEdit:
 
     Attributes:
         objective: what the model should say; None for what the method can do.
-        count: neurons written to, a fact.
+        count: neurons written to, a fact, where the attribution does not choose itself.
         attribution: how they are found.
         progress: show a bar where somebody is looking.
     """
@@ -59,7 +59,7 @@ class _NeuronEdit:
     name: ClassVar[str]
     uses_statistics: ClassVar[bool] = False
     objective: Objective | None = None
-    count: int = 10
+    count: int = 5
     attribution: Attributing = field(default_factory=GradientActivation)
     progress: bool = True
 
@@ -81,6 +81,8 @@ class _NeuronEdit:
             found = self._found(model, fact, objective, chosen)
             written |= self._columns(model, fact, found, written)
             log.append({"fact": fact.label, "neurons": [str(one) for one in found]})
+        if not written:
+            raise SurgeryError(f"{self.attribution} finds no neurons of these facts in the layers given; try others")
         return Edit(
             deltas=_deltas(model, written),
             base=base,
@@ -131,12 +133,13 @@ class _NeuronEdit:
     def _found(self, model: Model, fact: Fact, objective: Objective, sites: Sequence[Site]) -> tuple[Neuron, ...]:
         """The neurons of the answer in question, best first."""
         asked = fact.replace(target=self._answer(fact), paraphrases=())
-        scores = attribute_neurons(
-            model, asked, method=self.attribution, top=self.count, words=1, random_sets=1, progress=self.progress
-        ).scores.copy()
-        other = [layer for layer in range(len(scores)) if layer not in {site.layer for site in sites}]
-        scores[other] = -float("inf")
-        return ranked(scores, min(self.count, scores.shape[1] * len(sites)))
+        scores = self.attribution(model, asked, progress=self.progress)
+        layers = {site.layer for site in sites}
+        if scores.chosen is not None:
+            return tuple(one for one in scores.chosen if one.layer in layers)
+        values = scores.values.copy()
+        values[[layer for layer in range(len(values)) if layer not in layers]] = -float("inf")
+        return ranked(values, min(self.count, values.shape[1] * len(sites)))
 
     def _served(self) -> Objective:
         raise NotImplementedError

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from ledgers import MakeLedger, small_ledger
 from sweeping import CHOSEN, CONTEXTS, SEARCH, SHIFT, Toy, sentences
+from tiny import tiny_model, tiny_tokenizer
 
 from edits import METHODS, Limits, Method, RankOne, Statistics, Sweep, ValueSearch, fit_statistics, sweep
 from edits.sample import with_new_answers
 from locate import AverageTrace, Gaussian, average_trace
-from surgery import Fact, Model
+from surgery import Fact, Model, load
 
 SENTENCES = (
     "The old tower stands in the town of Paris, and the river runs by the house of the teacher.",
@@ -30,6 +31,13 @@ FAR = Limits(relative_change=100.0, value_norm=100.0, perplexity=100.0)
 @pytest.fixture(scope="session")
 def tiny_statistics(tiny: Model) -> Statistics:
     return fit_statistics(tiny, SENTENCES, [LAYER], rank=8, progress=False)
+
+
+@pytest.fixture(scope="session")
+def by_name(gpt2: Model) -> Callable[[str], Model]:
+    """The tiny model of an architecture: without a gate in its mlp and stored transposed, or with one."""
+    llama = load((tiny_model("llama"), tiny_tokenizer()))
+    return lambda name: {"gpt2": gpt2, "llama": llama}[name]
 
 
 @pytest.fixture(scope="session")
