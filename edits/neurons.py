@@ -11,10 +11,12 @@ activation times column j of the down-projection W to the residual stream:
 4. Each change is a rank-n change of a layer's matrix: columns of W on the left, unit vectors on the right.
 
 Published defaults: integrated gradients in 20 steps, neurons above 0.2 of the highest that many prompts share, zero to
-suppress, twice to enhance, lambda_1 = 1 and lambda_2 = 8 for BERT's embeddings. Published pitfalls: BERT's neurons are
-above 0 where they are active, those of gated mlps are not, and writing to one with a negative activation promotes the
-old answer; a neuron of two facts that is zeroed for each has its sign turned around; and neurons are of an answer
-rather than of a fact (Niu et al. 2024, https://arxiv.org/abs/2405.02421), so neighbours with the same answer suffer.
+suppress, twice to enhance, lambda_1 = 1 and lambda_2 = 8 for BERT's embeddings. Here lambda is in units of each
+neuron's vector, and neurons are found by gradient times activation, in a seventieth of the time; integrated gradients
+find some that spare neighbours more. Published pitfalls: BERT's neurons are above 0 where they are active, those of
+gated mlps are not, and writing to one with a negative activation promotes the old answer; a neuron of two facts that is
+zeroed for each has its sign turned around; and neurons are of an answer rather than of a fact (Niu et al. 2024,
+https://arxiv.org/abs/2405.02421): what is written there, neighbours of other answers say too.
 """
 
 from __future__ import annotations
@@ -218,8 +220,8 @@ class ReplaceNeurons(_NeuronEdit):
     """
 
     name: ClassVar[str] = "replace-neurons"
-    old: float = 1.0
-    new: float = 8.0
+    old: float = 0.5
+    new: float = 0.5
 
     def _served(self) -> Objective:
         return Replace()

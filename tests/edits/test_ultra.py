@@ -49,15 +49,15 @@ def test_the_edit_of_one_position_by_hand(by_name: Callable[[str], Model], name:
     asked, answer = list(model.tokenizer(fact.prompt)["input_ids"]), answer_ids(model, fact.prompt, "the")
     assert len(answer) == 1
     key, gradient, own = (rows[-1] for rows in blamed(model, module, asked + answer, len(asked)))
-    keys, gradients, squares, count = Running(), Running(), 0.0, 0
+    keys, gradients, sizes = Running(), Running(), [own.square().mean().sqrt()]
     for text in TEXTS:
         parts = blamed(model, module, list(model.tokenizer(text)["input_ids"]), 1)
         keys.add(parts[0])
         gradients.add(parts[1])
-        squares, count = squares + float(parts[2].square().mean(1).sum()), count + len(parts[2])
+        sizes += parts[2].square().mean(1).sqrt()
     keys.add(key[None])
     gradients.add(gradient[None])
-    size = ((squares + float(own.square().mean())) / (count + 1)) ** 0.5
+    size = sorted(sizes)[(len(sizes) - 1) // 2]
     normal = keys.normalised(key[None])[0]
     value = -0.5 * size * float(normal.square().mean()) * gradients.normalised(gradient[None])[0]
     wanted = torch.outer(value, key) / (key.square().sum() + 1)
