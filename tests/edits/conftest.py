@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from ledgers import MakeLedger, small_ledger
-from sweeping import CHOSEN, CONTEXTS, SEARCH, SHIFT, Toy, sentences
+from sweeping import CHOSEN, CONTEXTS, FAR, SEARCH, SHIFT, Toy, sentences
 from tiny import tiny_model, tiny_tokenizer
 
-from edits import METHODS, Limits, Method, RankOne, Statistics, Sweep, ValueSearch, fit_statistics, sweep
+from edits import METHODS, Method, RankOne, Statistics, Sweep, ValueSearch, fit_statistics, sweep
 from edits.sample import with_new_answers
 from locate import AverageTrace, Gaussian, average_trace
 from surgery import Fact, Model, load
@@ -24,8 +24,6 @@ SENTENCES = (
     "Where is the market? It is in the city, by the old university.",
 )
 LAYER = 1
-# a random model's weights are small beside the values a search finds for it
-FAR = Limits(relative_change=100.0, value_norm=100.0, perplexity=100.0)
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +74,7 @@ def statistics(toy: Toy) -> Statistics:
 
 @pytest.fixture(scope="session")
 def method(statistics: Statistics) -> RankOne:
-    return RankOne(statistics=statistics, contexts=CONTEXTS, search=SEARCH, progress=False)
+    return RankOne(statistics=statistics, contexts=CONTEXTS, search=SEARCH, limits=FAR, progress=False)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edits import Objective, RankOne, Statistics, Sweep, ValueSearch
+from edits import Limits, Objective, RankOne, Statistics, Sweep, ValueSearch
 from edits.layers import TraceProfile
 from edits.scores import SCORES
 from surgery import Edit, Fact, Model, Site, SurgeryError
@@ -18,6 +18,8 @@ CHOSEN = (27, 45, 72)
 CONTEXTS = ("{}", "The day . {}", "They went home . {}")
 SEARCH = ValueSearch(steps=25, step=0.2, clamp=8.0, stop=0.05, method="plain")
 SHIFT = 0.3
+# the weights of a toy are small beside the values a search finds for it
+FAR = Limits(relative_change=100.0, value_norm=100.0, perplexity=1e6)
 NAN = float("nan")
 
 
