@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sweeping import CONTEXTS, NAN, SHIFT, Counted, Toy, sentences
+from sweeping import CONTEXTS, FAR, NAN, SHIFT, Counted, Toy, sentences
 
 import edits.trials
 from edits import (
@@ -103,7 +103,9 @@ def test_a_sweep_on_every_architecture_leaves_it_as_it_was(
     tiny: Model, tiny_statistics: Statistics, tiny_fact: Fact, unchanged: Callable[[Model], None]
 ) -> None:
     unchanged(tiny)
-    method = RankOne(statistics=tiny_statistics, contexts=CONTEXTS[:2], search=ValueSearch(steps=2), progress=False)
+    method = RankOne(
+        statistics=tiny_statistics, contexts=CONTEXTS[:2], search=ValueSearch(steps=2), limits=FAR, progress=False
+    )
     found = sweep(tiny, [tiny_fact], method=method)
     assert found.layers == (1,)
     assert [layer for layer, _ in found.left_out] == [0, 2, 3]
@@ -119,7 +121,11 @@ def test_a_sweep_that_is_broken_off_leaves_the_weights_as_they_were(
     unchanged(model)
     base = model.fingerprint
     method = RankOne(
-        statistics=statistics, contexts=CONTEXTS[:2], search=ValueSearch(steps=3, method="plain"), progress=False
+        statistics=statistics,
+        contexts=CONTEXTS[:2],
+        search=ValueSearch(steps=3, method="plain"),
+        limits=FAR,
+        progress=False,
     )
     site = Site("L1.mlp")
     old = model.anatomy.matrix(site).clone()

@@ -54,7 +54,7 @@ class Counted:
     @property
     def _method(self) -> RankOne:
         search = ValueSearch(steps=2, step=0.5, method="plain")
-        return RankOne(statistics=self.statistics, contexts=CONTEXTS[:2], search=search)
+        return RankOne(statistics=self.statistics, contexts=CONTEXTS[:2], search=search, limits=FAR)
 
 
 def sentences(facts: Sequence[Fact]) -> list[str]:
