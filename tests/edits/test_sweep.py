@@ -103,9 +103,8 @@ def test_a_sweep_on_every_architecture_leaves_it_as_it_was(
     tiny: Model, tiny_statistics: Statistics, tiny_fact: Fact, unchanged: Callable[[Model], None]
 ) -> None:
     unchanged(tiny)
-    method = RankOne(
-        statistics=tiny_statistics, contexts=CONTEXTS[:2], search=ValueSearch(steps=2), limits=FAR, progress=False
-    )
+    search = ValueSearch(steps=2)
+    method = RankOne(statistics=tiny_statistics, contexts=CONTEXTS[:2], search=search, limits=FAR, progress=False)
     found = sweep(tiny, [tiny_fact], method=method)
     assert found.layers == (1,)
     assert [layer for layer, _ in found.left_out] == [0, 2, 3]
@@ -120,13 +119,8 @@ def test_a_sweep_that_is_broken_off_leaves_the_weights_as_they_were(
     model, _ = toy
     unchanged(model)
     base = model.fingerprint
-    method = RankOne(
-        statistics=statistics,
-        contexts=CONTEXTS[:2],
-        search=ValueSearch(steps=3, method="plain"),
-        limits=FAR,
-        progress=False,
-    )
+    search = ValueSearch(steps=3, method="plain")
+    method = RankOne(statistics=statistics, contexts=CONTEXTS[:2], search=search, limits=FAR, progress=False)
     site = Site("L1.mlp")
     old = model.anatomy.matrix(site).clone()
     seen = []
