@@ -245,7 +245,7 @@ class ReplaceNeurons(_NeuronEdit):
 @torch.no_grad()
 def _column(model: Model, neuron: Neuron) -> Float[Tensor, " d_model"]:
     """A neuron's value vector as it is."""
-    return model.anatomy.matrix(Site.at(neuron.layer, "mlp"))[:, neuron.index].float().cpu()
+    return model.anatomy.matrix(Site.at(neuron.layer, "mlp"))[:, neuron.index].detach().float().cpu()
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from sweeping import CONTEXTS, SEARCH, Toy
+from sweeping import CONTEXTS, FAR, SEARCH, Toy
 from tiny import tiny_model, tiny_tokenizer
 
 from edits import (
@@ -39,7 +39,6 @@ from surgery.predict import rate
 from surgery.tokens import ask_fact
 
 SITES = [Site.at(layer, "mlp") for layer in range(3)]
-FAR = Limits(relative_change=100.0, value_norm=100.0, perplexity=1e6)
 SAME: dict[str, Any] = {"contexts": CONTEXTS, "search": SEARCH, "progress": False, "limits": FAR}
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from sweeping import FAR
 
-from edits import Limits, Neutral, RankOne, Replace, Statistics, ValueSearch
+from edits import Neutral, RankOne, Replace, Statistics, ValueSearch
 from edits.values import find_value
 from surgery import Edit, Fact, Model, Site, SurgeryError
 
 SITE = Site("L1.mlp")
-FAR = Limits(relative_change=100.0, value_norm=100.0, perplexity=100.0)
 CONTEXTS = ("{}", "It rained. {}")
 
 

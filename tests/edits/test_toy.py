@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from sweeping import FAR
 
 from edits import (
     MaximumEntropy,
@@ -45,7 +46,7 @@ def toy_statistics(toy: Toy) -> Statistics:
 @pytest.fixture
 def rank_one(toy_statistics: Statistics) -> Callable[[Objective], RankOne]:
     return lambda objective: RankOne(
-        statistics=toy_statistics, objective=objective, contexts=CONTEXTS, search=SEARCH, progress=False
+        statistics=toy_statistics, objective=objective, contexts=CONTEXTS, search=SEARCH, limits=FAR, progress=False
     )
 
 

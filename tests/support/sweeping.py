@@ -18,8 +18,8 @@ CHOSEN = (27, 45, 72)
 CONTEXTS = ("{}", "The day . {}", "They went home . {}")
 SEARCH = ValueSearch(steps=25, step=0.2, clamp=8.0, stop=0.05, method="plain")
 SHIFT = 0.3
-# weights of small models are small beside the values a search finds for them
-FAR = Limits(relative_change=100.0, value_norm=100.0, perplexity=100.0)
+# the weights of a toy are small beside the values a search finds for it
+FAR = Limits(relative_change=100.0, value_norm=100.0, perplexity=1e6)
 NAN = float("nan")
 
 
