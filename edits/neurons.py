@@ -21,6 +21,7 @@ https://arxiv.org/abs/2405.02421): what is written there, neighbours of other an
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -46,7 +47,7 @@ from surgery.tokens import ask
 
 
 @dataclass(frozen=True, kw_only=True)
-class _NeuronEdit:
+class _NeuronEdit(ABC):
     """What writing to neurons has in common.
 
     Of a subclass: `_served` the objective, `_answer` whose neurons are written to, `_columns` what is written.
@@ -143,18 +144,19 @@ class _NeuronEdit:
         values[[layer for layer in range(len(values)) if layer not in layers]] = -float("inf")
         return ranked(values, min(self.count, values.shape[1] * len(sites)))
 
+    @abstractmethod
     def _served(self) -> Objective:
-        raise NotImplementedError
+        """The objective the method serves as it is set."""
 
     def _answer(self, fact: Fact) -> str:
         """The answer whose neurons are written to."""
         return fact.target
 
+    @abstractmethod
     def _columns(
         self, model: Model, fact: Fact, neurons: Sequence[Neuron], before: dict[Neuron, Float[Tensor, " d_model"]]
     ) -> dict[Neuron, Float[Tensor, " d_model"]]:
         """What is added to each neuron's column for this fact and those before it."""
-        raise NotImplementedError
 
     def _settings(self) -> dict[str, Any]:
         return {}

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from passages import PASSAGES
 from sweeping import Toy, sentences
 
 import edits
@@ -17,15 +18,7 @@ from edits.keys import read_ends, subject_rows
 from edits.pieces import read_pieces
 from surgery import Fact, Model, Site, SurgeryError
 
-TEXTS = [
-    f"{who} {what}"
-    for what in (
-        "lived in the old house by the river in Paris.",
-        "wrote a letter.",
-        "spoke of the war, and of the sea.",
-    )
-    for who in ("She", "He", "The teacher", "The old people", "They", "I", "You", "The king", "A woman", "The man")
-] * 2
+TEXTS = PASSAGES * 2
 RANK = 4
 
 

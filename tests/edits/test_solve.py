@@ -46,7 +46,7 @@ def change(found: Solution) -> Tensor:
     return found.left.double() @ found.right.double().T
 
 
-def agree(found: Tensor, wanted: Tensor) -> None:
+def assert_agree(found: Tensor, wanted: Tensor) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6 * float(wanted.abs().max()))
 
 
@@ -56,8 +56,8 @@ def test_rome_and_emmet(drawn: Drawn, count: int) -> None:
     k, r, c = drawn.keys[:, :count].double(), drawn.residuals[:, :count].double(), drawn.moment.dense()
     white = torch.linalg.inv(c) @ k
     found = Constrained()(drawn.keys[:, :count], drawn.residuals[:, :count], Constrained().space(drawn.moment))
-    agree(change(found), r @ torch.linalg.inv(k.T @ white) @ white.T)
-    agree(change(found) @ k, r)
+    assert_agree(change(found), r @ torch.linalg.inv(k.T @ white) @ white.T)
+    assert_agree(change(found) @ k, r)
     assert found.denominators == pytest.approx((k * white).sum(0).tolist(), rel=1e-9)
     assert found.cosines == pytest.approx(torch.cosine_similarity(k, white, dim=0).tolist(), rel=1e-9)
 
@@ -67,7 +67,7 @@ def test_emmet_with_slack(drawn: Drawn) -> None:
     gram = k.T @ torch.linalg.inv(c) @ k
     slack = 0.1 * float(gram.diagonal().mean()) * torch.eye(N, dtype=torch.float64)
     wanted = drawn.residuals.double() @ torch.linalg.inv(gram + slack) @ k.T @ torch.linalg.inv(c)
-    agree(solved(Constrained(slack=0.1), drawn), wanted)
+    assert_agree(solved(Constrained(slack=0.1), drawn), wanted)
 
 
 @pytest.mark.parametrize("sequence", [False, True])
@@ -77,9 +77,11 @@ def test_memit_and_its_sequence(drawn: Drawn, sequence: bool) -> None:
     before = p @ p.T if sequence else torch.zeros_like(c)
     earlier = drawn.earlier if sequence else None
     wanted = drawn.residuals.double() @ k.T @ torch.linalg.inv(3.0 * c + before + k @ k.T)
-    agree(solved(LeastSquares(weight=3.0), drawn, earlier), wanted)
+    assert_agree(solved(LeastSquares(weight=3.0), drawn, earlier), wanted)
     mean = float((k * (torch.linalg.inv(c) @ k)).sum(0).mean())
-    agree(solved(LeastSquares(balance=0.5), drawn, earlier), solved(LeastSquares(weight=0.5 * mean), drawn, earlier))
+    assert_agree(
+        solved(LeastSquares(balance=0.5), drawn, earlier), solved(LeastSquares(weight=0.5 * mean), drawn, earlier)
+    )
 
 
 @pytest.mark.parametrize("sequence", [False, True])
@@ -95,7 +97,7 @@ def test_alphaedit(drawn: Drawn, sequence: bool) -> None:
     left = p @ (k @ k.T + before) + level * torch.eye(D_FF, dtype=torch.float64)
     wanted = torch.linalg.solve(left, p @ k @ drawn.residuals.double().T).T
     found = solved(NullSpace(), drawn, drawn.earlier if sequence else None)
-    agree(found, wanted)
+    assert_agree(found, wanted)
     used = vectors[:, values >= values.mean()]
     assert (found @ used).abs().max() < 1e-5 * found.abs().max()
 
@@ -109,7 +111,7 @@ def test_units_do_not_matter(drawn: Drawn, solver: Solver) -> None:
         moment=SecondMoment(100 * drawn.moment.diagonal, 10 * drawn.moment.factors),
         earlier=10 * drawn.earlier,
     )
-    agree(solved(solver, longer, longer.earlier), solved(solver, drawn, drawn.earlier) / 10)
+    assert_agree(solved(solver, longer, longer.earlier), solved(solver, drawn, drawn.earlier) / 10)
 
 
 def test_the_published_weight_leaves_short_keys_out(drawn: Drawn) -> None:

@@ -13,8 +13,9 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -24,6 +25,7 @@ from ledgers import facts_about, small_ledger, tiny_gpt2
 from edits import Ledger
 from edits.ledger_store import Store
 from edits.ledger_version import Version
+from surgery import Fact, Model
 
 Act = Callable[[], object]
 
@@ -111,20 +113,30 @@ def cheap_change(folder: Path, draw: random.Random) -> str:
         return cheap_version(store, store.head, draw)
 
 
-def forked(body: Callable[[Callable[[str], object]], object], seconds: float | None = None) -> list[str]:
-    """What a child acknowledged before it ended by itself, or was killed so many seconds after it had begun."""
-    reading, writing = os.pipe()
+def started(body: Callable[[], object]) -> int:
+    """The number of a child that runs `body` and ends, by 1 where it fails."""
     child = os.fork()
     if child == 0:
-        os.close(reading)
         try:
-            os.write(writing, b"begun\n")
-            body(lambda text: os.write(writing, f"{text}\n".encode()))
+            body()
         except BaseException as error:
             sys.stderr.write(f"the child failed: {error!r}\n")
             sys.stderr.flush()
             os._exit(1)
         os._exit(0)
+    return child
+
+
+def forked(body: Callable[[Callable[[str], object]], object], seconds: float | None = None) -> list[str]:
+    """What a child acknowledged before it ended by itself, or was killed so many seconds after it had begun."""
+    reading, writing = os.pipe()
+
+    def acknowledging() -> None:
+        os.close(reading)
+        os.write(writing, b"begun\n")
+        body(lambda text: os.write(writing, f"{text}\n".encode()))
+
+    child = started(acknowledging)
     os.close(writing)
     with open(reading, "rb") as pipe:
         assert pipe.readline() == b"begun\n"
@@ -135,6 +147,11 @@ def forked(body: Callable[[Callable[[str], object]], object], seconds: float | N
     _, status = os.waitpid(child, 0)
     assert not os.WIFEXITED(status) or os.WEXITSTATUS(status) == 0, "see stderr"
     return told
+
+
+def _add_each(ledger: Ledger, model: Model, facts: Sequence[Fact]) -> None:
+    for fact in facts:
+        ledger.add(model, fact)
 
 
 def assert_holds(ledger: Ledger, acknowledged: list[str]) -> None:
@@ -231,17 +248,7 @@ def two_at_once(folder: Path, count: int) -> dict[str, int]:
     facts = facts_about(2 * count)
     children = []
     for half in (facts[::2], facts[1::2]):
-        child = os.fork()
-        if child == 0:
-            try:
-                for fact in half:
-                    ledger.add(model, fact)
-            except BaseException as error:
-                sys.stderr.write(f"the child failed: {error!r}\n")
-                sys.stderr.flush()
-                os._exit(1)
-            os._exit(0)
-        children.append(child)
+        children.append(started(partial(_add_each, ledger, model, half)))
     looks = 0
     while children:
         assert ledger.check().ok
