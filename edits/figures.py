@@ -105,7 +105,7 @@ def convergence_lines(found: Convergence, ax: Axes | None = None) -> Axes:
         fontsize=6,
         ha="right",
     )
-    ax.axvline(10 * found.width, color="black", linewidth=0.7, linestyle=":", zorder=0)
+    ax.axvline(10 * found.width, ymax=0.9, color="black", linewidth=0.7, linestyle=":", zorder=0)
     ax.set_xscale("log", base=2)
     ax.set_xticks([*found.tokens, beyond], [*(f"{one / 1000:.3g}k" for one in found.tokens), "endless"])
     ax.tick_params(labelsize=6, length=2)

@@ -67,12 +67,14 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
     work = Path(tempfile.mkdtemp(dir=writable_folder(folder.absolute().parent), prefix=f".{folder.name}."))
     try:
         yield work
-        for file in work.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as opened:
-                    os.fsync(opened.fileno())
         mask = os.umask(0)
         os.umask(mask)
+        for file in work.rglob("*"):
+            if file.is_file():
+                # safetensors writes for its owner alone, whatever the user's mask says
+                file.chmod(0o666 & ~mask)
+                with file.open("rb") as opened:
+                    os.fsync(opened.fileno())
         work.chmod(0o777 & ~mask)
         try:
             work.replace(folder)

@@ -57,6 +57,8 @@ def test_a_folder_is_the_edited_model(model: Model, tmp_path: Path) -> None:
         if model.dtype == torch.float32:
             assert torch.equal(logits(loaded), logits(model))
     assert os.listdir(tmp_path) == ["new"]
+    (tmp_path / "plain").touch()
+    assert {file.stat().st_mode for file in (tmp_path / "new").iterdir()} == {(tmp_path / "plain").stat().st_mode}
 
 
 def test_transformers_alone_loads_it(tmp_path: Path) -> None:
