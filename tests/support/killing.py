@@ -229,7 +229,7 @@ def killed_while_editing(folder: Path, rounds: int, seed: int) -> dict[str, int]
             mine = random.Random(own)
             while True:
                 there = [entry.fact for entry in ledger.list()]
-                if there and mine.random() < 0.4:
+                if len(there) == len(facts) or (there and mine.random() < 0.4):
                     tell(ledger.remove(model, mine.choice(there)).hash)
                 else:
                     tell(ledger.add(model, [mine.choice([fact for fact in facts if fact not in there])]).hash)
