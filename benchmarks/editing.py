@@ -26,6 +26,7 @@ from rich.table import Table
 from scoring import COLUMNS, preferring, score, summary
 
 import edits
+from edits.keys import sample_contexts
 from edits.values import Value
 from surgery import Edit, Fact, Model, SurgeryError, load
 from surgery.shipped import neutral_texts
@@ -34,12 +35,12 @@ from surgery.verification.drift import perplexity
 
 # as published, in the plain way: 20 contexts and the bare prompt for ROME, 5 for MEMIT with its absolute lambda; the
 # step in proportion to this model's values, for the published 0.5 suits those of others
-ROME = edits.ValueSearch(steps=20, step=1 / 60, decay=0.5, method="plain")
-MEMIT = edits.ValueSearch(steps=25, step=1 / 60, decay=0.5, clamp=0.75, method="plain")
+ROME = edits.ValueSearch(steps=20, step=1 / 60, rule="adam", decay=0.5, method="plain")
+MEMIT = edits.ValueSearch(steps=25, step=1 / 60, rule="adam", decay=0.5, clamp=0.75, method="plain")
 PUBLISHED = {
-    "ROME as published": edits.RankOne(count=20, length=10, search=ROME, progress=False),
+    "ROME as published": edits.RankOne(count=20, length=10, key="mean", search=ROME, progress=False),
     "MEMIT as published": edits.Mass(
-        count=5, length=10, search=MEMIT, solver=edits.LeastSquares(weight=15_000.0), progress=False
+        count=5, length=10, key="mean", search=MEMIT, solver=edits.LeastSquares(weight=15_000.0), progress=False
     ),
 }
 PROTOCOLS = ("single", "batch", "sequence")
@@ -109,7 +110,8 @@ def single(model: Model, method: edits.Method, facts: Sequence[Fact], values: Va
         seconds += took
         with edit.applied(model):
             scores.append(score(model, [fact])[0])
-            ratios.append(perplexity(model, texts) / plain)
+            logged = edit.log[-1].get("perplexity_ratio") if edit.log else None
+            ratios.append(perplexity(model, texts) / plain if logged is None else logged)
         changes.append(relative(edit, sizes))
     note = f"{len(refused)} refused: {refused[0]}" if refused else ""
     return Outcome(np.array(scores), seconds, mean(changes), mean(ratios), note)
@@ -183,7 +185,7 @@ def outcome(
     """The record of a row; without a method, of the model as it is."""
     if method is None:
         return Outcome(score(model, facts), 0.0, 0.0, 1.0).as_record()
-    return RUNS[protocol](model, method, facts, values).as_record()
+    return RUNS[protocol](model, prepared(model, method), facts, values).as_record()
 
 
 def norms(model: Model) -> dict[str, float]:
@@ -226,6 +228,14 @@ def main() -> None:
     for protocol, size, name, made in rows:
         table.add_row(protocol, str(size), name, *line(made, size), made["note"][:70])
     console.print(table)
+
+
+def prepared(model: Model, method: edits.Method) -> edits.Method:
+    """The method with the contexts it would make up, which are the same for every fact."""
+    if not isinstance(method, edits.ClosedForm):
+        return method
+    made = sample_contexts(model, count=method.count, length=method.length, seed=method.seed)
+    return dataclasses.replace(method, contexts=made)
 
 
 def asked(given: argparse.Namespace, sizes: Sequence[int]) -> Iterator[tuple[str, int, str, edits.Method | None]]:

@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edits.keys import read_ends, subject_rows
+from edits.keys import KeyOf, one_key, read_ends, subject_rows
 from edits.limits import Limits, NearCollapse
 from edits.solve import Solution, Solver
 from edits.spread import Spread, share
-from edits.statistics import Statistics, find_statistics
+from edits.statistics import SecondMoment, Statistics, find_statistics
 from edits.values import Value
 from surgery.edit import Delta, Undo
 from surgery.model import Model
@@ -45,12 +45,13 @@ class Batches:
         solver: Solver,
         statistics: Statistics | None,
         *,
+        key: KeyOf,
         spread: Spread,
         remember: bool,
         limits: Limits,
     ) -> None:
         self._model, self.sites, self._solver = model, list(sites), solver
-        self._spread, self._remember, self._limits = spread, remember, limits
+        self._key, self._spread, self._remember, self._limits = key, spread, remember, limits
         self.base, self.dtype = model.fingerprint, model.dtype
         self._spaces = {}
         for site in sites:
@@ -64,6 +65,10 @@ class Batches:
         self.values: list[Value] = []
         self.log: list[dict[str, Any]] = []
         self.pilot = 0.0
+
+    def moment(self, site: Site) -> SecondMoment | None:
+        """What keys of contexts are joined by at a site; None where they are averaged."""
+        return self._spaces[site.layer].moment if self._key == "balanced" else None
 
     def add(self, values: Sequence[Value]) -> None:
         """Write one more batch.
@@ -107,14 +112,15 @@ class Batches:
     def _read(
         self, values: Sequence[Value], site: Site
     ) -> tuple[Float[Tensor, "values d_ff"], Float[Tensor, "values d_model"] | None]:
-        """Mean keys of the values at a site and mean states above the highest one, over contexts."""
+        """Keys of the values at a site, and mean states above the highest one over contexts."""
         if len(self.sites) == 1:
             return torch.stack([value.key for value in values]), None
         rows = [subject_rows(self._model, value.facts, value.contexts) for value in values]
         keys, states = read_ends(self._model, [row for part in rows for row in part], site, self.sites[-1].layer)
         assert states is not None
-        counts = [len(part) for part in rows]
-        return tuple(torch.stack([part.mean(0) for part in one.split(counts)]) for one in (keys, states))  # type: ignore[return-value]
+        counts, moment = [len(part) for part in rows], self.moment(site)
+        joined = torch.stack([one_key(part, moment) for part in keys.split(counts)])
+        return joined, torch.stack([part.mean(0) for part in states.split(counts)])
 
     def _entries(
         self, values: Sequence[Value], written: dict[int, Delta], solutions: dict[int, Solution]

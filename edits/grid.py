@@ -26,22 +26,20 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from edits.batch import Batches, anchored, mean_norm
-from edits.keys import sample_contexts
+from edits.keys import KEYS, KeyOf, sample_contexts
 from edits.limits import Limits, NearCollapse
 from edits.method import default_objective
 from edits.objectives import Objective
-from edits.reading import recorded
 from edits.recommended import checked_sites, recommended_sites
 from edits.solve import LeastSquares, Solver
 from edits.spread import SPREADS, Spread, check_spread
-from edits.statistics import Statistics
+from edits.statistics import SecondMoment, Statistics, find_statistics
 from edits.values import Value, ValueSearch, find_values
 from surgery.edit import Edit
 from surgery.errors import SurgeryError, check_choice
 from surgery.fact import Fact
 from surgery.model import Model
 from surgery.progress import bar
-from surgery.replay import Replay
 from surgery.site import Site
 
 
@@ -54,6 +52,8 @@ class ClosedForm:
         objective: what the model should say; None replaces where the facts name a new answer, else removes neutrally.
         solver: from keys and residuals to a change.
         layers: how many share a change where no sites are given; 1 edits one layer only.
+        key: how the keys of a subject's contexts become one: "balanced", so that all respond alike, or their "mean" as
+            published (`edits.keys`).
         spread: how they share it.
         batch: facts solved for together; None for all of them at once, 1 for one after the other.
         remember: keys of earlier batches count like ordinary text.
@@ -73,6 +73,7 @@ class ClosedForm:
     objective: Objective | None = None
     solver: Solver = field(default_factory=LeastSquares)
     layers: int = 1
+    key: KeyOf = "balanced"
     spread: Spread = "even"
     batch: int | None = None
     remember: bool = False
@@ -87,6 +88,7 @@ class ClosedForm:
 
     def __post_init__(self) -> None:
         check_choice("spread", self.spread, SPREADS)
+        check_choice("key", self.key, KEYS)
         if self.layers < 1 or self.anchor < 0 or (self.batch is not None and self.batch < 1):
             raise SurgeryError("layers and batch of a method must be 1 or more, and its anchor 0 or more")
 
@@ -100,14 +102,15 @@ class ClosedForm:
         """
         facts, objective, chosen = self._given(model, facts, sites)
         contexts, run = self._contexts(model), self._run(model, chosen)
+        moment = run.moment(chosen[-1])
         size = self.batch or len(facts)
         starts = range(0, len(facts), size)
-        example = recorded(model) if len(starts) > 1 and self.search.method == "fast" else None
         try:
             if self.anchor and size < self.anchor:
-                run.pilot = mean_norm(self._values(model, facts[: self.anchor], chosen, objective, contexts))
+                pilots = self._values(model, facts[: self.anchor], chosen[-1], objective, contexts, moment)
+                run.pilot = mean_norm(pilots)
             for start in bar(starts, f"{self.name} edits", show=self.progress and len(starts) > 1):
-                values = self._values(model, facts[start : start + size], chosen, objective, contexts, example)
+                values = self._values(model, facts[start : start + size], chosen[-1], objective, contexts, moment)
                 run.add(self._anchored(run, values))
         except NearCollapse as error:
             raise self._partial(error, run, objective, contexts, len(facts)) from None
@@ -120,18 +123,18 @@ class ClosedForm:
         model: Model,
         facts: Sequence[Fact] | Fact,
         sites: Sequence[Site] | None = None,
-        *,
-        example: Replay | None = None,
     ) -> tuple[Value, ...]:
         """Values of the facts on the weights as they are; facts with one key share one (`edits.values.by_key`).
-
-        With `example`, a recorded prompt of the model (`edits.reading.recorded`), many calls spare recording one each.
 
         Raises:
             SurgeryError: as when called.
         """
         facts, objective, chosen = self._given(model, facts, sites)
-        return self._values(model, facts, chosen, objective, self._contexts(model), example)
+        site, moment = chosen[-1], None
+        if self.key == "balanced":
+            base = model.fingerprint
+            moment = (self.statistics or find_statistics(model, site.layer, base)).of(model, site.layer, base)
+        return self._values(model, facts, site, objective, self._contexts(model), moment)
 
     def solve(self, model: Model, values: Sequence[Value], sites: Sequence[Site] | None = None) -> Edit:
         """The edit that gives keys their values, all in one batch on the weights as they are.
@@ -178,6 +181,7 @@ class ClosedForm:
         search, solver = dataclasses.asdict(self.search), dataclasses.asdict(self.solver)  # type: ignore[call-overload]
         return {
             "solver": {"name": self.solver.name, **solver},
+            "key": self.key,
             "spread": self.spread,
             "batch": self.batch,
             "remember": self.remember,
@@ -201,6 +205,7 @@ class ClosedForm:
             sites,
             self.solver,
             self.statistics,
+            key=self.key,
             spread=self.spread,
             remember=self.remember,
             limits=self.limits,
@@ -210,13 +215,13 @@ class ClosedForm:
         self,
         model: Model,
         facts: Sequence[Fact],
-        sites: list[Site],
+        site: Site,
         objective: Objective,
         contexts: Sequence[str],
-        example: Replay | None = None,
+        moment: SecondMoment | None,
     ) -> tuple[Value, ...]:
         search, show = self.search, self.progress
-        return find_values(model, facts, sites[-1], objective, contexts, search, example=example, progress=show)
+        return find_values(model, facts, site, objective, contexts, search, moment=moment, progress=show)
 
     def _anchored(self, run: Batches, values: Sequence[Value]) -> tuple[Value, ...]:
         if not self.anchor:

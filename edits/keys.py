@@ -4,17 +4,25 @@ Meng et al. 2022, eq. 3: the key k* is the input of a down-projection at the sub
 contexts in front of the prompt, so that the edit belongs to the subject and not to one sentence. The same k* is used in
 the direction, the denominator and the old value: the published code mixes two keys there, which collapses models
 (Gupta et al. 2024, https://arxiv.org/abs/2403.07175).
+
+The plain mean is the key of no context. A bare prompt's key, where the subject is the first word, can be so far from it
+that it gets a third of the change, and the edit does nothing to the very prompt it is about. `one_key` weighs contexts
+so that all get nearly the same: of all weighted means k of their keys k_i, weights adding to 1, the one with the
+smallest k^T C^-1 k. There k_i^T C^-1 k is the same for all i, and so the response (k_i^T C^-1 k) / (k^T C^-1 k) is 1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from edits.solve import whitened
+from edits.statistics import SecondMoment
 from surgery.fact import SLOT, Fact
 from surgery.hooks import Trace, hidden
 from surgery.model import Model
@@ -25,6 +33,10 @@ from surgery.tokens import ask_fact, pad
 
 ROWS = 64
 STARTS = ("The", "Therefore", "Because", "I", "You")
+KeyOf = Literal["balanced", "mean"]
+KEYS: tuple[KeyOf, ...] = ("balanced", "mean")
+SLACK = 0.1
+"""Of the balance, in units of the mean k_i^T C^-1 k_i: keys that are all but the same need no weights far apart."""
 
 
 def sample_contexts(model: Model, *, count: int = 10, length: int = 8, seed: int = 1) -> tuple[str, ...]:
@@ -47,6 +59,25 @@ def sample_contexts(model: Model, *, count: int = 10, length: int = 8, seed: int
         line = " ".join((start + text).replace(SLOT, "").split())
         made.append(f"{line}. {SLOT}")
     return tuple(made)
+
+
+def one_key(
+    keys: Float[Tensor, "contexts d_ff"], moment: SecondMoment | None, slack: float = SLACK
+) -> Float[Tensor, " d_ff"]:
+    """One key for all contexts.
+
+    Args:
+        keys: one a context.
+        moment: C; without it, the key is their mean.
+        slack: added to the diagonal of K^T C^-1 K, in units of its mean.
+    """
+    if moment is None:
+        return keys.mean(0)
+    k = keys.double().cpu()
+    gram = k @ whitened(k.T, moment.diagonal, moment.factors)
+    gram = gram + slack * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
+    weights = torch.linalg.solve(gram, torch.ones(len(gram), dtype=torch.float64))
+    return ((weights / weights.sum()) @ k).to(keys)
 
 
 def subject_rows(model: Model, facts: Sequence[Fact], contexts: Sequence[str]) -> list[tuple[int, ...]]:

@@ -12,7 +12,6 @@ from edits.ledger_method import method_of
 from edits.ledger_store import KINDS, VERSIONS, Damaged, Store
 from edits.ledger_version import SHORTEST, Entry, Version, factors_digest
 from edits.objectives import Objective
-from edits.reading import recorded
 from edits.statistics import Statistics
 from edits.value_files import difference, fact_key, read_facts_and_loss, read_value, value_bytes
 from edits.values import Value, by_key
@@ -171,10 +170,8 @@ class Contents:
     def _found(self, model: Model, version: Version, groups: Iterable[tuple[Fact, ...]]) -> Iterator[Value]:
         """The value of each group of facts with one key, found in a run of its own."""
         method, sites = self.method(version)
-        # says what axes of arguments mean and nothing of any fact
-        example = recorded(model) if method.search.method == "fast" else None
         for group in groups:
-            (value,) = method.find(model, group, sites, example=example)
+            (value,) = method.find(model, group, sites)
             yield value
 
     def write(self, model: Model, head: Version, digests: tuple[str, ...]) -> Version:

@@ -30,7 +30,7 @@ class Mass(ClosedForm):
 
     name: ClassVar[str] = "memit"
     solver: Solver = field(default_factory=LeastSquares)
-    layers: int = 5
+    layers: int = 3
 
 
 @register

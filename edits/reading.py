@@ -2,7 +2,8 @@
 
 A value search reads the same rows again and again; only the shifts change. Two ways give the same log-probabilities:
 
-- `FullRuns` runs the whole model on all rows, the vocabulary at every position included, as published.
+- `FullRuns` runs the whole model on all rows, log-probabilities of the vocabulary at every position included, as
+  published.
 - `Replayed` keeps what the shifts cannot change: all blocks below the edited one, and all positions before a subject's
   last token, whose keys and values it supplies from one run (`surgery.replay_rows`). The rows of all facts stand with
   their subjects in one column of one batch, and the vocabulary is asked for only where an answer is predicted.
@@ -11,6 +12,7 @@ A value search reads the same rows again and again; only the shifts change. Two 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,16 +21,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edits.objectives import Objective
-from surgery.anatomy import probe_ids
 from surgery.errors import SurgeryError
 from surgery.fact import SLOT, Fact
 from surgery.hooks import Trace, TraceDict, hidden, with_hidden
 from surgery.model import Model
+from surgery.packing import packed_products
 from surgery.products import fast_products
-from surgery.replay import CannotReplay, Replay
 from surgery.replay_rows import RowReplay
 from surgery.site import Site
 from surgery.tokens import Batch, align, ask_fact, encode, pad
+
+CPU_TOKENS = 1536
+"""More tokens at once make products no faster on a processor, and take memory."""
 
 
 class Rows:
@@ -175,10 +179,10 @@ class FullRuns:
             shifted(self._model, self._module, self._subject, shifts[self._owners]),
             TraceDict(self._model.hf, self._names) as trace,
         ):
-            logits = self._model.hf(**self._model.inputs(self._batch)).logits
+            said = self._model.hf(**self._model.inputs(self._batch)).logits.float().log_softmax(-1)
         seen = [hidden(trace[name].output, len(self._batch.ids)) for name in self._names]
         lens = [self._model.anatomy.unembed(states[row, column]) for states in seen]
-        return self._rows.readings([*lens, logits[row, column]])
+        return self._rows.readings([*lens, said[row, column]])
 
     def keep(self, groups: Sequence[int]) -> None:
         """Go on with these."""
@@ -188,9 +192,6 @@ class FullRuns:
 
 class Replayed:
     """Reads rows by replay from the edited block and the subject on.
-
-    Attributes:
-        example: the recorded prompt that says what the axes of a block's arguments mean, whatever the weights.
 
     Raises:
         CannotReplay: the model's blocks cannot be run one by one.
@@ -202,10 +203,11 @@ class Replayed:
         site: Site,
         groups: Sequence[Rows],
         depths: Sequence[int] = (),
-        example: Replay | None = None,
+        products: AbstractContextManager[Any] | None = None,
     ) -> None:
-        """With `example`, a recorded prompt of the model spares recording one."""
+        """With `products` (`surgery.products.packed_products`), many readers share packed weights."""
         self._model, self._site, self._depths = model, site, tuple(depths)
+        self._products = products or packed_products(model.device, model.dtype)
         self._module = model.anatomy.name(site)
         self._rows = _Picked(groups)
         ids, subject = self._rows.ids, self._rows.subject
@@ -213,15 +215,14 @@ class Replayed:
         self._owners = self._rows.owners(model.device)
         self._starts = -torch.tensor(subject, device=model.device)
         with torch.no_grad(), fast_products(model.device, model.dtype):
-            self.example = example or Replay(model, min(ids, key=len))
-            self._replay = RowReplay(model, self.example, batch, max(subject), site.layer)
+            self._replay = RowReplay(model, batch, max(subject), site.layer)
 
     def __call__(self, shifts: Float[Tensor, "groups d_model"]) -> list[Reading]:
         """By the blocks from the edited one up."""
         states, lens = self._replay.states, []
         row, column = self._rows.places(self._starts)
         at = torch.zeros(len(states), dtype=torch.long, device=states.device)
-        with fast_products(self._model.device, self._model.dtype):
+        with self._products:
             for layer in self._replay.layers:
                 if layer == self._site.layer:
                     with shifted(self._model, self._module, at, shifts[self._owners]):
@@ -240,13 +241,14 @@ class Replayed:
         self._replay.keep(rows)
 
 
-@torch.no_grad()
-def recorded(model: Model) -> Replay | None:
-    """An `example` for many searches on one model, None where its blocks cannot be run one by one."""
-    try:
-        return Replay(model, tuple(probe_ids(model.hf)[0].tolist()))
-    except CannotReplay:
-        return None
+def room_for_tokens(model: Model) -> int:
+    """Tokens that go through the model together with what their gradients need kept."""
+    if model.device.type != "cuda":
+        return CPU_TOKENS
+    a = model.anatomy
+    # what autograd keeps of a block: about ten states and four inner activations a token
+    each = len(a.layers) * (10 * a.d_model + 4 * a.d_ff) * model.dtype.itemsize
+    return max(CPU_TOKENS, int(0.6 * torch.cuda.mem_get_info(model.device)[0] / each))
 
 
 def shifted(model: Model, module: str, positions: Int[Tensor, " rows"], shift: Float[Tensor, "*rows d_model"]) -> Trace:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from edits.method import default_objective
 from edits.objectives import Loss, Objective
-from edits.values import room_for_tokens
+from edits.reading import room_for_tokens
 from surgery.edit import Delta, Edit
 from surgery.errors import SurgeryError
 from surgery.fact import SLOT, Fact

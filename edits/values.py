@@ -2,9 +2,10 @@
 
 Meng et al. 2022, eq. 4 (https://arxiv.org/abs/2202.05262):
 
-1. The prompt is read in every context; k* is the mean key at the subject's last token, v = W k* the old value.
+1. The prompt is read in every context; k* is their key at the subject's last token (`edits.keys`), v = W k* the old
+   value.
 2. A shift delta is added to the down-projection's output at that token, in every context and in an essence prompt.
-3. Adam minimises the objective's loss
+3. Gradient steps (`edits.descent`; published: Adam's) lessen the objective's loss
    + kl KL(p_before || p_after) of the next token after "{subject} is a" (the subject stays what it is)
    + decay |delta|^2 / |v|^2,
    with steps in proportion to |v| and delta projected back to |delta| <= clamp |v|.
@@ -17,28 +18,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edits.keys import read_ends
+from edits.descent import Adam, Steepest
+from edits.keys import one_key, read_ends
 from edits.objectives import Loss, Objective
-from edits.reading import FullRuns, Reader, Reading, Replayed, Rows
-from surgery.errors import SurgeryError
+from edits.reading import FullRuns, Reader, Reading, Replayed, Rows, room_for_tokens
+from edits.statistics import SecondMoment
+from surgery.errors import SurgeryError, check_choice
 from surgery.fact import SLOT, Fact
 from surgery.hooks import frozen
 from surgery.model import Model
+from surgery.packing import packed_products
 from surgery.progress import counter
-from surgery.replay import CannotReplay, Replay
+from surgery.replay import CannotReplay
 from surgery.site import Site
 
 logger = logging.getLogger(__name__)
-
-CPU_TOKENS = 1536
-"""More tokens at once make products no faster on a processor, and take memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +48,10 @@ class ValueSearch:
     """How to look for a value.
 
     Attributes:
-        steps: of Adam; more fit harder.
-        step: length of a coordinate's step in units of |v|; the published 0.5 suits one model's norms only.
+        steps: most there are; more fit harder.
+        step: length of a step in units of |v|; of a coordinate's step where the rule is "adam", whose published 0.5 is
+            absolute and suits one model's norms only.
+        rule: "steepest" finds shorter shifts, which move less of what is near; "adam" is the published one.
         clamp: most |delta| may be, in units of |v|.
         kl: weight of keeping the essence prompt's next token.
         decay: weight of |delta|^2 / |v|^2.
@@ -58,19 +62,20 @@ class ValueSearch:
     """
 
     steps: int = 25
-    step: float = 1 / 30
+    step: float = 0.5
+    rule: Literal["steepest", "adam"] = "steepest"
     clamp: float = 4.0
     kl: float = 0.0625
     decay: float = 1e-3
-    stop: float = 0.05
+    stop: float = 0.02
     essence: str = "{} is a"
     method: Literal["fast", "plain"] = "fast"
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.step <= 0 or self.clamp <= 0:
             raise SurgeryError("steps, step and clamp of a value search must be above 0")
-        if self.method not in ("fast", "plain"):
-            raise SurgeryError(f"there is no search method {self.method!r}; choose 'fast' or 'plain'")
+        check_choice("search method", self.method, ("fast", "plain"))
+        check_choice("rule", self.rule, ("steepest", "adam"))
         if self.essence.count(SLOT) != 1:
             raise SurgeryError(f"the essence prompt {self.essence!r} needs exactly one {{}} for the subject")
 
@@ -80,7 +85,7 @@ class Value:
     """A key with its old value and the shift to the new one.
 
     Attributes:
-        key: k*, mean over contexts.
+        key: k*, of all contexts together (`edits.keys`).
         agreement: smallest cosine between one context's key and k*.
         old: W k*.
         shift: delta; the new value is old + shift.
@@ -108,7 +113,7 @@ def find_values(
     contexts: Sequence[str],
     search: ValueSearch,
     *,
-    example: Replay | None = None,
+    moment: SecondMoment | None = None,
     progress: bool = False,
 ) -> tuple[Value, ...]:
     """Find the values that make the model say what the objective wants, each on the model as it is.
@@ -121,7 +126,7 @@ def find_values(
         objective: what the model should say.
         contexts: texts that end with `{}` to read the prompts in.
         search: how to look.
-        example: any recorded prompt of the model, whatever its weights were; it spares recording one.
+        moment: of the site's keys, for a key that all contexts respond to alike; without it, it is their mean.
         progress: show a bar where somebody is looking.
 
     Returns:
@@ -135,16 +140,16 @@ def find_values(
     keys = _keys(model, site, groups)
     matrix = model.anatomy.matrix(site).detach().float()
     found: dict[int, Value] = {}
+    products = packed_products(model.device, model.dtype)
     with frozen(model.hf), counter(len(groups), "values", show=progress and len(groups) > 1) as shown:
         for chunk in _chunks(groups, model, search):
             read = [groups[i] for i in chunk]
-            means = torch.stack([keys[i].mean(0) for i in chunk])
-            old = means @ matrix.T
-            reader = _reader(model, site, read, depths, search, example)
-            example = getattr(reader, "example", example)
+            joined = torch.stack([one_key(keys[i], moment) for i in chunk])
+            old = joined @ matrix.T
+            reader = _reader(model, site, read, depths, search, products)
             wanted = [[objective.loss(model, fact) for fact in rows.facts] for rows in read]
             ended = _descend(reader, read, wanted, old, search, shown.update)
-            for i, key, before, (shift, losses) in zip(chunk, means, old, ended, strict=True):
+            for i, key, before, (shift, losses) in zip(chunk, joined, old, ended, strict=True):
                 agreement = float(torch.nn.functional.cosine_similarity(keys[i], key[None], dim=1).min())
                 rows = groups[i]
                 found[i] = Value(key, agreement, before, shift, losses, rows.prompts, rows.facts, tuple(contexts))
@@ -152,10 +157,16 @@ def find_values(
 
 
 def find_value(
-    model: Model, fact: Fact, site: Site, objective: Objective, contexts: Sequence[str], search: ValueSearch
+    model: Model,
+    fact: Fact,
+    site: Site,
+    objective: Objective,
+    contexts: Sequence[str],
+    search: ValueSearch,
+    moment: SecondMoment | None = None,
 ) -> Value:
     """The value of one fact; see `find_values`."""
-    return find_values(model, [fact], site, objective, contexts, search)[0]
+    return find_values(model, [fact], site, objective, contexts, search, moment=moment)[0]
 
 
 def by_key(facts: Sequence[Fact]) -> list[list[Fact]]:
@@ -207,27 +218,17 @@ def _chunks(groups: Sequence[Rows], model: Model, search: ValueSearch) -> Iterat
     yield chunk
 
 
-def room_for_tokens(model: Model) -> int:
-    """Tokens that go through the model together with what their gradients need kept."""
-    if model.device.type != "cuda":
-        return CPU_TOKENS
-    a = model.anatomy
-    # what autograd keeps of a block: about ten states and four inner activations a token
-    each = len(a.layers) * (10 * a.d_model + 4 * a.d_ff) * model.dtype.itemsize
-    return max(CPU_TOKENS, int(0.6 * torch.cuda.mem_get_info(model.device)[0] / each))
-
-
 def _reader(
     model: Model,
     site: Site,
     groups: Sequence[Rows],
     depths: Sequence[int],
     search: ValueSearch,
-    example: Replay | None,
+    products: AbstractContextManager[Any],
 ) -> Reader:
     if search.method == "fast":
         try:
-            return Replayed(model, site, groups, depths, example)
+            return Replayed(model, site, groups, depths, products)
         except CannotReplay as error:
             logger.warning("%s; searching by full runs, which takes several times longer", error)
     return FullRuns(model, site, groups, depths)
@@ -244,11 +245,11 @@ def _descend(
 ) -> list[tuple[Float[Tensor, " d_model"], tuple[float, ...]]]:
     """Each group's shift and losses. A group that is done is left out of the reading; the others go on.
 
-    The shifts are sought in units of |v|. Adam treats every coordinate on its own, so groups do not feel each other.
+    The shifts are sought in units of |v|; groups do not feel each other.
     """
     norms = old.norm(dim=1)
     unit = torch.zeros_like(old, requires_grad=True)
-    optimiser = torch.optim.Adam([unit], lr=search.step)
+    descent = (Adam if search.rule == "adam" else Steepest)(unit.detach(), search.step)
     losses: list[list[float]] = [[] for _ in groups]
     ended: dict[int, Tensor] = {}
     before: dict[int, Tensor] = {}
@@ -273,12 +274,14 @@ def _descend(
         done(len(going) - len(still))
         if not still:
             break
-        (unit.grad,) = torch.autograd.grad(torch.stack([terms[n] for n in still]).sum(), unit)
+        whole = torch.stack([terms[n] for n in still])
+        (gradient,) = torch.autograd.grad(whole.sum(), unit)
         if len(still) < len(going):
             reader.keep(still)
             going = [going[n] for n in still]
-        optimiser.step()
         with torch.no_grad():
+            at = torch.tensor(going, device=unit.device)
+            descent.step_(unit, at, gradient[at], whole)
             unit *= (search.clamp / unit.norm(dim=1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0)
     return [(ended[i], tuple(losses[i])) for i in range(len(groups))]
 

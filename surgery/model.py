@@ -8,18 +8,22 @@ import inspect
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from surgery.anatomy import Anatomy, embedding_table, examine
+from surgery.anatomy import Anatomy, embedding_table, examine, probe_ids
 from surgery.checkpoint import converted_gguf, default_gguf, quiet_transformers, usable_folder
 from surgery.errors import SurgeryError
 from surgery.tokens import Batch
+
+if TYPE_CHECKING:
+    from surgery.replay import Axes
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +58,18 @@ class Model:
     def fingerprint(self) -> str:
         """SHA-256 over name, type, shape and bytes of every parameter, read anew at each call (0.3 s for 500 MB)."""
         return fingerprint(self.hf)
+
+    @cached_property
+    def block_axes(self) -> list[dict[str, Axes]]:
+        """What the axes of each block's arguments mean, by name (`surgery.replay`); found once, by a short run.
+
+        Raises:
+            CannotReplay: the blocks cannot be run one by one.
+        """
+        from surgery.replay import Replay  # which needs a model first
+
+        with torch.no_grad():
+            return Replay(self, tuple(probe_ids(self.hf)[0].tolist())).axes
 
     def astype(self, dtype: str | torch.dtype) -> Model:
         """A copy with weights of another type; the model itself where it has that type already.

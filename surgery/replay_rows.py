@@ -5,8 +5,8 @@
 1. The rows are padded so that the place where something changes is the same column of all (`surgery.tokens.align`).
 2. One run of them all notes the arguments of every block from the first wanted layer up (masks and positions differ
    from row to row), the states that enter it, and each block's keys and values before the column.
-3. What the axes of these arguments mean is known from a recorded short prompt of the same model, which also has passed
-   the check that its blocks can be called again.
+3. What the axes of these arguments mean is known of the model (`Model.block_axes`), whose blocks have passed the check
+   that they can be called again.
 4. Rows that are done with are left out of what follows.
 """
 
@@ -24,7 +24,6 @@ from surgery.replay import (
     CannotReplay,
     KeysValues,
     Past,
-    Replay,
     by_name,
     cache_name,
     each_tensor,
@@ -44,10 +43,10 @@ class RowReplay:
         CannotReplay: the model's blocks cannot be run one by one.
     """
 
-    def __init__(self, model: Model, example: Replay, batch: Batch, column: int, layer: int) -> None:
-        """Record the rows of `batch`; `example` is any recorded prompt of the same model."""
+    def __init__(self, model: Model, batch: Batch, column: int, layer: int) -> None:
+        """Record the rows of `batch`."""
         self._blocks = [model.hf.get_submodule(name) for name in model.anatomy.names("state")]
-        self._axes = example.axes
+        self._axes = model.block_axes
         self._names = [(first_argument(block), cache_name(block)) for block in self._blocks]
         self.layers = range(layer, len(self._blocks))
         self._given: dict[int, dict[str, Any]] = {}

@@ -15,7 +15,7 @@ from surgery import Edit, Fact, Model, Site
 from surgery.predict import rate
 
 SITE = Site("L0.mlp")
-SEARCH = ValueSearch(steps=60, step=0.1, clamp=8.0, stop=0.005)
+SEARCH = ValueSearch(steps=60, clamp=8.0, stop=0.005)
 
 
 def answered(model: Model, facts: Sequence[Fact], new: bool) -> list[bool]:

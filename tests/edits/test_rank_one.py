@@ -26,7 +26,8 @@ def test_the_edited_matrix_gives_the_key_its_new_value(
     tiny: Model, tiny_statistics: Statistics, tiny_fact: Fact
 ) -> None:
     edit = small(tiny_statistics)(tiny, tiny_fact, [SITE])
-    value = find_value(tiny, tiny_fact, SITE, Replace(), CONTEXTS, ValueSearch(steps=3))
+    moment = tiny_statistics.layers[SITE.layer]
+    value = find_value(tiny, tiny_fact, SITE, Replace(), CONTEXTS, ValueSearch(steps=3), moment)
     with edit.applied(tiny):
         found = tiny.anatomy.matrix(SITE).double() @ value.key.double()
     wanted = value.old.double() + value.shift.double()
@@ -47,7 +48,8 @@ def test_facts_are_edited_one_after_the_other(
     assert torch.equal(both.left[:, :1], first.deltas[0].left)
     assert not torch.equal(both.left[:, 1:], alone.left)
     with first.applied(gpt2):
-        second = find_value(gpt2, other_fact, SITE, Replace(), CONTEXTS, ValueSearch(steps=3))
+        moment = gpt2_statistics.layers[SITE.layer]
+        second = find_value(gpt2, other_fact, SITE, Replace(), CONTEXTS, ValueSearch(steps=3), moment)
     torch.testing.assert_close(both.left[:, 1], second.shift, rtol=1e-4, atol=1e-6)
 
 

@@ -27,7 +27,7 @@ from surgery.predict import rate
 SITE = Site("L0.mlp")
 CONTEXTS = ("{}", "The day . {}", "They went home . {}", "It was a long day in summer . {}", "Because {}")
 # a toy's norms are not those of a large model: longer and more steps than the defaults
-SEARCH = ValueSearch(steps=60, step=0.1, clamp=8.0, stop=0.005)
+SEARCH = ValueSearch(steps=60, clamp=8.0, stop=0.005)
 CHOSEN = (27, 45, 72)
 """Facts to change, one of each relation."""
 LOOSE = Thresholds(removed_probability=0.1, removed_rank=1, neighbour_shift=0.5, drift=0.5)

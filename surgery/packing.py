@@ -1,0 +1,145 @@
+"""Linear maps whose weights are used again and again as they are.
+
+oneDNN, which PyTorch brings along, can bring a weight into blocks in the order its kernels read them. That costs about
+as much as one product, and products of 16 to 130 rows then take a third to a half of the time. The two operators are
+those that PyTorch's own compiler plans its products with. Sums are added up in another order, so numbers agree to
+rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+from torch.overrides import TorchFunctionMode
+
+from surgery.products import fast_products
+
+MOST_BYTES = 4 * 2**30
+"""Most memory that packed weights may take; maps that are met later are computed as they are."""
+
+
+def packed_products(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """A block to be entered again and again, in which linear maps use packed weights, where there is such a way.
+
+    For weights that stay as they are between the first entry and the last.
+    """
+    if device.type == "cpu" and dtype == torch.float32 and _can_pack():
+        return PackedProducts()
+    return _Again(device, dtype)
+
+
+class PackedProducts(TorchFunctionMode):
+    """A block in which linear maps with frozen weights use packed copies of them, forwards and backwards.
+
+    It can be entered again and again, and keeps its copies. Nobody may change the weights in the meantime: one that is
+    seen to have been changed is refused, and `weight.data` must be left alone.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: dict[int, _Packed] = {}
+        self._bytes = 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is linear and not kwargs:
+            rows, weight, *bias = args
+            packed = self._packed(weight, rows, transposed=False)
+            return func(*args) if packed is None else _product(rows, packed, *bias)
+        if func is torch.addmm and not kwargs:
+            bias, rows, weight = args
+            packed = self._packed(weight, rows, transposed=True)
+            return func(*args) if packed is None else _product(rows, packed, bias)
+        return func(*args, **kwargs)
+
+    def _packed(self, weight: Tensor, rows: Tensor, *, transposed: bool) -> _Packed | None:
+        """The weight's packed copies; None where it has none and is given none."""
+        if weight.dtype != torch.float32 or rows.dtype != torch.float32 or weight.requires_grad or weight.ndim != 2:
+            return None
+        found = self._kept.get(id(weight))
+        if found is None:
+            needed = 2 * weight.numel() * weight.itemsize
+            if self._bytes + needed > MOST_BYTES:
+                return None
+            self._bytes += needed
+            found = self._kept[id(weight)] = _Packed(weight, transposed=transposed)
+        found.check()
+        return found
+
+
+class _Packed:
+    """A map x -> x W^T, packed; the map back when it is first needed."""
+
+    def __init__(self, weight: Tensor, *, transposed: bool) -> None:
+        # kept, so that no other weight can take its place in memory
+        self._weight, self._version = weight, weight._version
+        self._matrix = weight.detach().T if transposed else weight.detach()
+        self._ways: dict[bool, Tensor] = {}
+
+    def check(self) -> None:
+        if self._weight._version != self._version:
+            raise RuntimeError("a weight was changed while its packed copy was in use")
+
+    def __call__(self, rows: Tensor, bias: Tensor | None, *, back: bool) -> Tensor:
+        if back not in self._ways:
+            matrix = self._matrix.T if back else self._matrix
+            self._ways[back] = torch.ops.mkldnn._reorder_linear_weight(matrix.contiguous(), None)
+        flat = rows.reshape(-1, rows.shape[-1]).contiguous()
+        made = torch.ops.mkldnn._linear_pointwise(flat, self._ways[back], bias, "none", [], "")
+        return made.reshape(*rows.shape[:-1], made.shape[-1])
+
+
+class _Product(torch.autograd.Function):
+    """x W^T + b with gradients for x alone."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, packed: _Packed, bias: Tensor | None) -> Tensor:
+        ctx.packed = packed
+        return packed(rows, bias, back=False)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.packed(gradients[0], None, back=True), None, None
+
+
+def _product(rows: Tensor, packed: _Packed, bias: Tensor | None = None) -> Tensor:
+    made: Tensor = _Product.apply(rows, packed, bias)
+    return made
+
+
+class _Again:
+    """`fast_products`, to be entered again and again."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self._given, self._inside = (device, dtype), ExitStack()
+
+    def __enter__(self) -> None:
+        self._inside.enter_context(fast_products(*self._given))
+
+    def __exit__(self, *raised: object) -> None:
+        self._inside.close()
+
+
+@cache
+def _can_pack() -> bool:
+    """Whether this build of PyTorch has the operators; one product on trial tells."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    draw = torch.Generator().manual_seed(0)
+    weight, rows = torch.randn(24, 16, generator=draw), torch.randn(3, 16, generator=draw)
+    try:
+        return torch.allclose(_Packed(weight, transposed=False)(rows, None, back=False), rows @ weight.T, atol=1e-4)
+    except (RuntimeError, AttributeError, NotImplementedError):
+        return False
