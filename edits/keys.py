@@ -7,8 +7,9 @@ the direction, the denominator and the old value: the published code mixes two k
 
 The plain mean is the key of no context. A bare prompt's key, where the subject is the first word, can be so far from it
 that it gets a third of the change, and the edit does nothing to the very prompt it is about. `one_key` weighs contexts
-so that all get nearly the same: of all weighted means k of their keys k_i, weights adding to 1, the one with the
-smallest k^T C^-1 k. There k_i^T C^-1 k is the same for all i, and so the response (k_i^T C^-1 k) / (k^T C^-1 k) is 1.
+so that all get more nearly the same: of all weighted means k of their keys k_i, weights adding to 1, the one with the
+smallest k^T C^-1 k. There k_i^T C^-1 k is the same for all i, and so the response (k_i^T C^-1 k) / (k^T C^-1 k) is 1. A
+slack on the diagonal of K^T C^-1 K goes back part of the way.
 """
 
 from __future__ import annotations
@@ -35,8 +36,12 @@ ROWS = 64
 STARTS = ("The", "Therefore", "Because", "I", "You")
 KeyOf = Literal["balanced", "mean"]
 KEYS: tuple[KeyOf, ...] = ("balanced", "mean")
-SLACK = 0.1
-"""Of the balance, in units of the mean k_i^T C^-1 k_i: keys that are all but the same need no weights far apart."""
+SLACK = 1.0
+"""Of the balance, in units of the mean k_i^T C^-1 k_i.
+
+With none, weights go far apart for keys that are nearly the same, and neighbours pay. With this much, the bare prompts of
+50 facts of the default model get 0.63 of a change or more, half of them 0.92; by the mean, one gets 0.37.
+"""
 
 
 def sample_contexts(model: Model, *, count: int = 10, length: int = 8, seed: int = 1) -> tuple[str, ...]:
