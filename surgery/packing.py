@@ -96,9 +96,8 @@ class _Packed:
         if back not in self._ways:
             matrix = self._matrix.T if back else self._matrix
             self._ways[back] = torch.ops.mkldnn._reorder_linear_weight(matrix.contiguous(), None)
-        flat = rows.reshape(-1, rows.shape[-1]).contiguous()
-        made = torch.ops.mkldnn._linear_pointwise(flat, self._ways[back], bias, "none", [], "")
-        return made.reshape(*rows.shape[:-1], made.shape[-1])
+        made: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._ways[back], bias, "none", [], "")
+        return made
 
 
 class _Product(torch.autograd.Function):

@@ -42,6 +42,12 @@ def test_products_and_gradients_are_the_same(module: nn.Module, shape: tuple[int
         torch.testing.assert_close(torch.autograd.grad(found.square().sum(), rows)[0], gradient, rtol=1e-4, atol=1e-3)
 
 
+def test_rows_need_not_lie_together_in_memory() -> None:
+    weight, rows = drawn(40, 24), drawn(3, 24, 7).transpose(1, 2)
+    with packed_products(CPU, SINGLE):
+        torch.testing.assert_close(linear(rows, weight), rows @ weight.T, rtol=1e-5, atol=1e-5)
+
+
 def test_this_build_of_torch_has_the_operators() -> None:
     """Else everything above compares plain products with plain ones."""
     assert isinstance(packed_products(CPU, SINGLE), PackedProducts)
