@@ -36,11 +36,11 @@ ROWS = 64
 STARTS = ("The", "Therefore", "Because", "I", "You")
 KeyOf = Literal["balanced", "mean"]
 KEYS: tuple[KeyOf, ...] = ("balanced", "mean")
-SLACK = 0.4
+SLACK = 0.1
 """Of the balance, in units of the mean k_i^T C^-1 k_i.
 
-With none, weights go far apart for keys that are nearly the same, and neighbours pay. With this much, the bare prompts
-of 50 facts of the default model get 0.81 of a change or more, half of them 0.95; by the mean, one gets 0.37.
+With none, weights go far apart for keys that are nearly the same. With this much, the bare prompts of 50 facts of the
+default model get 0.96 of a change or more, and with ten times as much 0.63; by the mean, one gets 0.37.
 """
 
 

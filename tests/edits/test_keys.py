@@ -47,8 +47,7 @@ def test_the_plain_mean_can_leave_a_context_out() -> None:
     responses = {}
     for name, key in {"mean": one_key(keys, None), "balanced": one_key(keys, moment)}.items():
         responses[name] = float(keys[0] @ key / (key @ key))
-    strict = one_key(keys, moment, slack=0.0)
-    assert responses["mean"] < 0.75 < 0.8 < responses["balanced"] < float(keys[0] @ strict / (strict @ strict))
+    assert responses["mean"] < 0.75 < 0.9 < responses["balanced"]
 
 
 def test_keys_that_are_all_but_the_same_keep_their_mean() -> None:
@@ -85,4 +84,4 @@ def test_balanced_keys_reach_contexts_that_the_mean_leaves_out(
             moved = ends(model, facts[0]) - before
         responses = moved @ value.shift.double() / value.shift.double().square().sum()
         uneven[key] = float((responses - 1).abs().max())
-    assert uneven["balanced"] < 0.9 * uneven["mean"]
+    assert uneven["balanced"] < 0.7 * uneven["mean"]
