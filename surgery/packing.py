@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 
@@ -66,7 +66,9 @@ class PackedProducts(TorchFunctionMode):
 
     def _packed(self, weight: Tensor, rows: Tensor, *, transposed: bool) -> _Packed | None:
         """The weight's packed copies; None where it has none and is given none."""
-        if weight.dtype != torch.float32 or rows.dtype != torch.float32 or weight.requires_grad or weight.ndim != 2:
+        single = weight.dtype == rows.dtype == torch.float32
+        # what is no parameter was worked out for this one product
+        if not single or weight.requires_grad or weight.ndim != 2 or not isinstance(weight, nn.Parameter):
             return None
         found = self._kept.get(id(weight))
         if found is None:

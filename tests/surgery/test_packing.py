@@ -18,6 +18,19 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def frozen(*shape: int, seed: int = 0) -> nn.Parameter:
+    return nn.Parameter(drawn(*shape, seed=seed), requires_grad=False)
+
+
+@pytest.fixture
+def packed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Ids of the weights that get packed."""
+    found: list[int] = []
+    real = packing._Packed
+    monkeypatch.setattr(packing, "_Packed", lambda weight, **how: found.append(id(weight)) or real(weight, **how))
+    return found
+
+
 @pytest.fixture
 def module(request: pytest.FixtureRequest) -> nn.Module:
     """A frozen map from 24 to 40, stored in either way."""
@@ -43,7 +56,7 @@ def test_products_and_gradients_are_the_same(module: nn.Module, shape: tuple[int
 
 
 def test_rows_need_not_lie_together_in_memory() -> None:
-    weight, rows = drawn(40, 24), drawn(3, 24, 7).transpose(1, 2)
+    weight, rows = frozen(40, 24), drawn(3, 24, 7).transpose(1, 2)
     with packed_products(CPU, SINGLE):
         torch.testing.assert_close(linear(rows, weight), rows @ weight.T, rtol=1e-5, atol=1e-5)
 
@@ -54,7 +67,7 @@ def test_this_build_of_torch_has_the_operators() -> None:
 
 
 def test_a_weight_that_was_changed_is_refused() -> None:
-    weight, rows = drawn(8, 4), drawn(3, 4)
+    weight, rows = frozen(8, 4), drawn(3, 4)
     products = packed_products(CPU, SINGLE)
     with products:
         linear(rows, weight)
@@ -63,20 +76,21 @@ def test_a_weight_that_was_changed_is_refused() -> None:
             linear(rows, weight)
 
 
-def test_weights_that_learn_and_other_types_are_left_alone() -> None:
-    learning, double = drawn(8, 4).requires_grad_(), drawn(8, 4).double()
+def test_only_frozen_parameters_in_single_precision_are_packed(packed: list[int]) -> None:
+    learning, double, passing = drawn(8, 4).requires_grad_(), frozen(8, 4).double(), drawn(8, 4)
+    rows, kept = drawn(3, 4), frozen(8, 4)
     with packed_products(CPU, SINGLE):
-        linear(drawn(3, 4), learning).sum().backward()
-        assert linear(drawn(3, 4).double(), double).dtype == torch.float64
+        linear(rows, learning).sum().backward()
+        assert linear(rows.double(), nn.Parameter(double, requires_grad=False)).dtype == torch.float64
+        torch.testing.assert_close(linear(rows, passing), rows @ passing.T)
+        linear(rows, kept)
     assert learning.grad is not None
+    assert packed == [id(kept)]
 
 
-def test_no_more_is_packed_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_is_packed_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch, packed: list[int]) -> None:
     monkeypatch.setattr(packing, "MOST_BYTES", 2 * 4 * 8 * 4)
-    packed: list[int] = []
-    real = packing._Packed
-    monkeypatch.setattr(packing, "_Packed", lambda weight, **how: packed.append(id(weight)) or real(weight, **how))
-    first, second, rows = drawn(8, 4), drawn(8, 4, seed=1), drawn(3, 4)
+    first, second, rows = frozen(8, 4), frozen(8, 4, seed=1), drawn(3, 4)
     with packed_products(CPU, SINGLE):
         torch.testing.assert_close(linear(rows, first), rows @ first.T)
         torch.testing.assert_close(linear(rows, second), rows @ second.T)
