@@ -20,11 +20,11 @@ def test_a_method_of_several_layers_has_statistics_fitted_for_all_of_them(
     assert surgery(*common, "--corpus", given["corpus.txt"], "--out", "whole") == 0
     record, err = printed(capsys)
     assert not err
-    assert record["settings"]["sites"] == [f"L{layer}.mlp" for layer in range(4)]  # five, as far as there are any
-    assert len(Edit.load("whole").deltas) == 4
+    assert record["settings"]["sites"] == [f"L{layer}.mlp" for layer in range(3)]
+    assert len(Edit.load("whole").deltas) == 3
     # they are kept, so layers can be chosen without text afterwards
-    assert surgery(*common, "--layer", "2-3", "--out", "two") == 0
-    assert printed(capsys)[0]["settings"]["sites"] == ["L2.mlp", "L3.mlp"]
+    assert surgery(*common, "--layer", "1-2", "--out", "two") == 0
+    assert printed(capsys)[0]["settings"]["sites"] == ["L1.mlp", "L2.mlp"]
 
 
 @pytest.mark.parametrize("method", [name for name in ALONE if name != "zero-neurons"])
