@@ -44,8 +44,12 @@ def by_convolution(
     return out.permute(0, 2, 3, 1).reshape(*rows.shape[:-1], len(weight))
 
 
-class _ByConvolution(TorchFunctionMode):
-    """Hands products of many rows to oneDNN: those of linear maps, and of GPT-2's Conv1D, which calls addmm."""
+class LinearMaps(TorchFunctionMode):
+    """A block that may compute linear maps its own way: those of linear modules, and of Conv1D, which calls addmm."""
+
+    def product(self, rows: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool) -> Tensor | None:
+        """x W^T + b, x W + b if the weight is stored transposed; None leaves it as it is."""
+        raise NotImplementedError
 
     def __torch_function__(
         self,
@@ -54,13 +58,21 @@ class _ByConvolution(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        kwargs = kwargs or {}
-        if func is linear and not kwargs and _is_large(args[0]):
-            return by_convolution(*args)
-        if func is torch.addmm and not kwargs and _is_large(args[1]):
-            bias, rows, weight = args
-            return by_convolution(rows, weight.T, bias)
-        return func(*args, **kwargs)
+        made = None
+        if func is linear and not kwargs:
+            made = self.product(args[0], args[1], args[2] if len(args) > 2 else None, transposed=False)
+        elif func is torch.addmm and not kwargs:
+            made = self.product(args[1], args[2], args[0], transposed=True)
+        return func(*args, **(kwargs or {})) if made is None else made
+
+
+class _ByConvolution(LinearMaps):
+    """Hands products of many rows to oneDNN."""
+
+    def product(self, rows: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool) -> Tensor | None:
+        if not _is_large(rows):
+            return None
+        return by_convolution(rows, weight.T if transposed else weight, bias)
 
 
 def _is_large(rows: Tensor) -> bool:
