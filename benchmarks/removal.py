@@ -21,18 +21,17 @@ from rich.console import Console
 from rich.table import Table
 
 import edits
-from surgery import Edit, Fact, Model, Report, load, verify
-from surgery.shipped import neutral_texts
+from surgery import Edit, Fact, Model, load, verify
 from surgery.store import kept
-from surgery.verification.drift import perplexity
+from surgery.verification import Baseline
 
 DEEP = (10, 15, 20, 25)
 OBJECTIVES: dict[str, edits.Objective] = {
     "neutral": edits.Neutral(),
     "suppress": edits.Suppress(),
-    "suppress, four layers": edits.Suppress(layers=DEEP),
+    "suppress four layers": edits.Suppress(layers=DEEP),
     "maximum entropy": edits.MaximumEntropy(),
-    "maximum entropy, four layers": edits.MaximumEntropy(layers=DEEP),
+    "maximum entropy four layers": edits.MaximumEntropy(layers=DEEP),
     "refusal": edits.Refuse(),
 }
 ROLES = ("prompt", "paraphrase")
@@ -53,48 +52,47 @@ COLUMNS = (
 )
 
 
-def judged(model: Model, method: edits.Method, parts: Sequence[Sequence[Fact]]) -> dict[str, Any]:
-    """Each part of the facts removed by one edit on the model as it is: what the reports say, over all facts."""
-    reports, seconds, changes, ratios = [], 0.0, [], []
-    sizes, plain = norms(model), perplexity(model, neutral_texts())
-    for facts in parts:
-        clock = time.perf_counter()
-        edit: Edit = method(model, facts)
-        seconds += time.perf_counter() - clock
-        reports.append(verify(model, edit))
-        changes.append(relative(edit, sizes))
-        with edit.applied(model):
-            ratios.append(perplexity(model, neutral_texts()) / plain)
-    return {
-        **probed(reports),
-        "perplexity": statistics.fmean(ratios),
-        "change": statistics.fmean(changes),
-        "seconds": seconds / sum(map(len, parts)),
-    }
-
-
-def probed(reports: Sequence[Report]) -> dict[str, Any]:
-    """Means and counts over all probes of some reports."""
-    rows = [row for report in reports for row in report.rows]
-    asked = {role: [now.target.probability for one, _, now in rows if one.role == role] for role in ROLES}
-    shift = reports[0].thresholds.neighbour_shift
+def judged(model: Model, baseline: Baseline, method: edits.Method, facts: Sequence[Fact]) -> dict[str, Any]:
+    """Some facts removed by one edit of the model as it is, and what the report says of it."""
+    clock = time.perf_counter()
+    edit: Edit = method(model, facts)
+    seconds = time.perf_counter() - clock
+    report = verify(model, edit, baseline=baseline)
+    assert report.drift is not None
+    asked = {role: [now.target.probability for one, _, now in report.rows if one.role == role] for role in ROLES}
     moves = [
-        abs(now.target.probability - was.target.probability) > shift
-        for probe, was, now in rows
+        now.target.probability - was.target.probability
+        for probe, was, now in report.rows
         if probe.role == "neighbour" and was
     ]
-    verdicts = [verdict for report in reports for verdict in report.verdicts]
     return {
-        "prompt": statistics.fmean(asked["prompt"]),
-        "paraphrase": statistics.fmean(asked["paraphrase"]),
-        "worst": max(asked["prompt"] + asked["paraphrase"]),
-        "removed": sum(verdict["removed"].outcome == "holds" for verdict in verdicts),
-        "facts": len(verdicts),
-        "moved": sum(moves) / len(moves),
-        "drift": statistics.fmean(report.drift.divergence for report in reports if report.drift),
-        "verdicts": dict(Counter(verdict.overall for verdict in verdicts)),
-        "says": next(now.says for probe, _, now in rows if probe.role == "prompt"),
+        **asked,
+        "moved": [abs(one) > report.thresholds.neighbour_shift for one in moves],
+        "removed": [verdict["removed"].outcome == "holds" for verdict in report.verdicts],
+        "verdicts": [verdict.overall for verdict in report.verdicts],
+        "says": [now.says for probe, _, now in report.rows if probe.role == "prompt"],
+        "drift": report.drift.divergence,
+        "perplexity": report.drift.perplexity[1] / report.drift.perplexity[0],
+        "change": relative(edit, norms(model)),
+        "seconds": seconds,
     }
+
+
+def line(edited: Sequence[dict[str, Any]]) -> list[str]:
+    """Means and counts over some edits, in words."""
+    every = {name: [one for made in edited for one in made[name]] for name in (*ROLES, "moved", "removed", "verdicts")}
+    asked = [every[role] for role in ROLES]
+    numbers = [*map(statistics.fmean, asked), max(map(max, asked))]
+    verdicts = ", ".join(f"{count} {what}" for what, count in sorted(Counter(every["verdicts"]).items()))
+    return [
+        *(f"{one:.4f}" for one in numbers),
+        f"{sum(every['removed'])}/{len(every['removed'])}",
+        f"{statistics.fmean(every['moved']):.1%}",
+        *(f"{statistics.fmean(made[name] for made in edited):.3f}" for name in ("drift", "perplexity", "change")),
+        f"{sum(made['seconds'] for made in edited) / len(every['removed']):.2f}",
+        verdicts,
+        repr(edited[0]["says"][0]),
+    ]
 
 
 def main() -> None:
@@ -103,26 +101,24 @@ def main() -> None:
     options.add_argument("--facts", type=int, default=50, help="how many")
     options.add_argument("--seed", type=int, default=0, help="of the facts drawn")
     options.add_argument("--out", type=Path, default=Path("removal"), help="folder that keeps each row's numbers")
+    options.add_argument("--objectives", default=",".join(OBJECTIVES), help="which, by name")
     given = options.parse_args()
     model, console = load(), Console(width=170, soft_wrap=True)
+    baseline = Baseline(model)
     facts = [fact.replace(new_target=None) for fact in edits.sample_facts(model, given.facts, seed=given.seed)]
     table = Table(*COLUMNS, title=f"Removing {len(facts)} facts")
     known = [(now.target.probability, probe.role) for probe, _, now in verify(model, None, facts, claim="removed").rows]
     before = [statistics.fmean(p for p, role in known if role == one) for one in ROLES]
     table.add_row("no edit", "", *(f"{one:.4f}" for one in before))
-    for name, objective in OBJECTIVES.items():
+    for name in given.objectives.split(","):
         for method, parts in ((edits.RankOne, [[fact] for fact in facts]), (edits.Mass, [facts])):
-            made = method(objective=objective, progress=False)
-            key = f"removal 1 {model.fingerprint} {made} {parts}"
-            row = kept(given.out, key, functools.partial(judged, model, made, parts))
-            numbers = (f"{row[one]:.4f}" for one in ("prompt", "paraphrase", "worst"))
-            rest = (f"{row[one]:.3f}" for one in ("drift", "perplexity", "change"))
-            verdicts = ", ".join(f"{count} {what}" for what, count in sorted(row["verdicts"].items()))
-            counts = f"{row['removed']}/{row['facts']}", f"{row['moved']:.1%}"
-            table.add_row(
-                name, made.name, *numbers, *counts, *rest, f"{row['seconds']:.2f}", verdicts, repr(row["says"])
-            )
-            console.print(f"{name}, {made.name}: {row}")
+            made = method(objective=OBJECTIVES[name], progress=False)
+            edited = []
+            for part in parts:
+                key = f"removal 2 {model.fingerprint} {made} {part}"
+                edited.append(kept(given.out, key, functools.partial(judged, model, baseline, made, part)))
+            table.add_row(name, made.name, *line(edited))
+            console.print(f"{name}, {made.name}: {', '.join(line(edited))}")
     console.print(table)
 
 

@@ -109,9 +109,7 @@ class Trials:
             seconds = time.perf_counter() - started
             with edit.applied(self._model):
                 after = self._ratings(fact)
-                shifted = (
-                    moved(self._text_before, log_probs(self._model, self._texts)).divergence if self._texts else None
-                )
+                shifted = self._drift()
         except WrongWeights:
             raise
         except SurgeryError as error:
@@ -123,11 +121,16 @@ class Trials:
         return {
             "after": after,
             "seen": list(edit.prompts),
-            "drift": np.nan if shifted is None else shifted,
+            "drift": shifted,
             "steps": sum(steps) if steps else np.nan,
             "seconds": seconds,
             "refused": None,
         }
+
+    def _drift(self) -> float:
+        if self._texts is None:
+            return np.nan
+        return moved(self._model, self._texts, self._text_before, log_probs(self._model, self._texts)).divergence
 
     def _ratings(self, fact: Fact) -> Ratings:
         probes, _ = probes_of([fact], "rewritten", ())

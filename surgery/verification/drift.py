@@ -26,6 +26,7 @@ class Drift:
         changed: share of tokens whose likeliest successor is another one now.
         texts: how many texts.
         tokens: how many tokens in all.
+        perplexity: of the texts, before and after.
     """
 
     divergence: float
@@ -33,6 +34,7 @@ class Drift:
     changed: float
     texts: int
     tokens: int
+    perplexity: tuple[float, float]
 
 
 @torch.no_grad()
@@ -48,8 +50,13 @@ def log_probs(model: Model, texts: Sequence[str]) -> list[Float[Tensor, "tokens 
     return found
 
 
-def drift(before: Sequence[Float[Tensor, "_ vocab"]], after: Sequence[Float[Tensor, "_ vocab"]]) -> Drift:
-    """Compare what `log_probs` gave for the same texts before and after an edit."""
+def drift(
+    model: Model,
+    texts: Sequence[str],
+    before: Sequence[Float[Tensor, "_ vocab"]],
+    after: Sequence[Float[Tensor, "_ vocab"]],
+) -> Drift:
+    """Compare what `log_probs` gave for some texts before and after an edit."""
     pairs = list(zip(before, after, strict=True))
     sums = torch.tensor([float((p.exp() * (p - q)).sum()) for p, q in pairs], dtype=torch.float64)
     counts = torch.tensor([len(p) for p, _ in pairs], dtype=torch.float64)
@@ -58,15 +65,19 @@ def drift(before: Sequence[Float[Tensor, "_ vocab"]], after: Sequence[Float[Tens
     n = len(pairs)
     error = float((sums - mean * counts).square().sum().sqrt() / counts.sum() * (n / max(n - 1, 1)) ** 0.5)
     changed = sum(int((p.argmax(-1) != q.argmax(-1)).sum()) for p, q in pairs)
-    return Drift(max(mean, 0.0), error, changed / float(counts.sum()), n, int(counts.sum()))
+    perplexities = _perplexity(model, texts, before), _perplexity(model, texts, after)
+    return Drift(max(mean, 0.0), error, changed / float(counts.sum()), n, int(counts.sum()), perplexities)
 
 
-@torch.no_grad()
 def perplexity(model: Model, texts: Sequence[str]) -> float:
     """exp of the mean negative log-likelihood of a token, over all tokens of the texts that have one before them."""
+    return _perplexity(model, texts, log_probs(model, texts))
+
+
+def _perplexity(model: Model, texts: Sequence[str], rows: Sequence[Float[Tensor, "_ vocab"]]) -> float:
     total, count = 0.0, 0
-    for text, rows in zip(texts, log_probs(model, texts), strict=True):
-        ids = torch.tensor(encode(model.tokenizer, text).ids[1:], device=rows.device)
-        total -= float(rows[:-1].gather(1, ids[:, None]).double().sum())
+    for text, own in zip(texts, rows, strict=True):
+        ids = torch.tensor(encode(model.tokenizer, text).ids[1:], device=own.device)
+        total -= float(own[:-1].gather(1, ids[:, None]).double().sum())
         count += len(ids)
     return math.exp(min(total / count, 700.0)) if count else float("nan")

@@ -74,7 +74,10 @@ def judge_drift(drift: Drift | None, lines: Thresholds) -> Claim:
     """Whether the model as a whole stayed what it was."""
     if drift is None:
         return _untested("drift", "there is no model before the edit to compare with")
-    told = f"{drift.divergence:.2g} nats a token, {drift.changed:.1%} of likeliest tokens changed"
+    told = (
+        f"{drift.divergence:.2g} nats a token, {drift.changed:.1%} of likeliest tokens changed, perplexity "
+        f"{drift.perplexity[0]:.1f} to {drift.perplexity[1]:.1f}"
+    )
     return Claim("drift", "holds" if drift.divergence <= lines.drift else "fails", told, drift.tokens)
 
 

@@ -21,6 +21,7 @@ from surgery.fact import Fact
 from surgery.model import Model
 from surgery.report import Report
 from surgery.shipped import neutral_texts
+from surgery.verification.baseline import Baseline
 from surgery.verification.drift import drift, log_probs
 from surgery.verification.leak import delta_leak
 from surgery.verification.probes import Measured, measure, probes_of
@@ -46,6 +47,7 @@ def verify(
     thresholds: Thresholds | None = None,
     texts: Sequence[str] | None = None,
     leak: bool = False,
+    baseline: Baseline | None = None,
 ) -> Report:
     """Judge an edit, or a model as it is, by a facts file.
 
@@ -58,10 +60,12 @@ def verify(
         thresholds: where the lines are drawn.
         texts: neutral text for the drift; None for the shipped sentences.
         leak: also try whether the subjects can be read off the edit's numbers (`delta_leak`); judges nothing.
+        baseline: what the base model answers, where many edits of it are judged; None to ask it anew.
 
     Raises:
         WrongWeights: the edit was made for other weights.
-        SurgeryError: there are no facts, or a claim of rewriting has no new answer to look for; a leak of no edit.
+        SurgeryError: there are no facts, or a claim of rewriting has no new answer to look for; a leak of no edit; a
+            baseline of another model.
     """
     check_profile(profile)
     started = time.perf_counter()
@@ -79,11 +83,13 @@ def verify(
     lines = Thresholds() if thresholds is None else thresholds
     probes, left_out = probes_of(chosen, claim, _seen(edit, chosen))
     words = neutral_texts() if texts is None else texts
-    before: list[Measured | None] = [*measure(model, probes)] if edit else [None] * len(probes)
-    text_before = log_probs(model, words) if edit else None
+    base = Baseline(model) if baseline is None else baseline
+    base.check(model)
+    before: list[Measured | None] = [*base.measure(probes)] if edit else [None] * len(probes)
+    text_before = base.log_probs(words) if edit else None
     with edit.applied(model) if edit else nullcontext():
         after = measure(model, probes)
-        moved = drift(text_before, log_probs(model, words)) if text_before is not None else None
+        moved = drift(model, words, text_before, log_probs(model, words)) if text_before is not None else None
     leaked = delta_leak(model, edit, chosen) if leak and edit else None
     rows = list(zip(probes, before, after, strict=True))
     verdicts = tuple(

@@ -58,7 +58,7 @@ def test_the_numbers_are_those_of_editing_by_hand(
             with edit.applied(model):
                 old, new = ([one.probability for one in rate(model, own(fact, answer))] for answer in answers(fact))
                 after = [one.probability for one in rate(model, neighbours)]
-                nats = drift(text_before, log_probs(model, texts)).divergence
+                nats = drift(model, texts, text_before, log_probs(model, texts)).divergence
             wanted = {
                 "efficacy": new[0] > old[0],
                 "paraphrase": np.mean([n > o for n, o in zip(new[1:], old[1:], strict=True)]),

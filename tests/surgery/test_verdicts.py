@@ -13,7 +13,7 @@ from surgery.verification.verdicts import Row, Verdict, exit_code, judge, judge_
 
 LINES = Thresholds()
 KNOWN, GONE, UNKNOWN = Rating(0.9, 1), Rating(0.001, 50), Rating(0.001, 300)
-NO_DRIFT = Drift(0.001, 0.0, 0.0, 1, 100)
+NO_DRIFT = Drift(0.001, 0.0, 0.0, 1, 100, (20.0, 20.0))
 
 
 def row(role: Any, was: Rating | None, now: Rating, new: Rating | None = None, *, held_out: bool = True) -> Row:
@@ -137,7 +137,7 @@ def test_neighbours(shifts: list[float], outcome: str, expected: int) -> None:
 
 @pytest.mark.parametrize(("nats", "outcome", "expected"), [(0.01, "holds", 0), (0.011, "fails", 11)])
 def test_drift_is_judged_for_the_whole_model(nats: float, outcome: str, expected: int) -> None:
-    moved = Drift(nats, 0.0, 0.1, 3, 50)
+    moved = Drift(nats, 0.0, 0.1, 3, 50, (20.0, 21.0))
     assert (judge_drift(moved, LINES).outcome, judge_drift(moved, LINES).cases) == (outcome, 50)
     assert code(removed(GONE, GONE), moved) == expected
     assert code(removed(KNOWN, GONE), moved) == 10
@@ -158,7 +158,7 @@ def test_damage_outweighs_what_was_never_known_unless_nothing_was_known() -> Non
     never, good = removed(GONE, GONE, was=UNKNOWN), removed(GONE, GONE)
     shifted = [row("neighbour", KNOWN, GONE)]
     never_and_moved, damage = (removed(GONE, GONE, was=was, neighbours=shifted) for was in (UNKNOWN, KNOWN))
-    fine, drifted = (judge_drift(Drift(nats, 0.0, 0.1, 3, 50), LINES) for nats in (0.001, 0.5))
+    fine, drifted = (judge_drift(Drift(nats, 0.0, 0.1, 3, 50, (20.0, 21.0)), LINES) for nats in (0.001, 0.5))
     for drift_claim in (fine, drifted):
         assert exit_code([never, never], drift_claim) == 12
         assert exit_code([never_and_moved], drift_claim) == 12

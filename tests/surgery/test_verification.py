@@ -11,8 +11,9 @@ from by_hand import Toy, toy_edit
 
 from surgery import Fact, Model, Neighbour, SurgeryError, Thresholds, WrongWeights, verify
 from surgery.predict import rate
-from surgery.verification.drift import drift, log_probs
-from surgery.verification.probes import measure, probes_of
+from surgery.verification import Baseline
+from surgery.verification.drift import drift, log_probs, perplexity
+from surgery.verification.probes import Probe, measure, probes_of
 
 FACT = Fact(
     subject="Ann",
@@ -67,7 +68,7 @@ def test_drift_is_the_mean_divergence_a_token(toy: Toy) -> None:
     before = log_probs(model, texts)
     p = [model.hf(ids).logits[0].double().softmax(-1) for ids in rows]
     with toy_edit(toy, size=40.0).applied(model):
-        moved = drift(before, log_probs(model, texts))
+        moved = drift(model, texts, before, log_probs(model, texts))
         q = [model.hf(ids).logits[0].double().softmax(-1) for ids in rows]
     sums = [float((a * (a / b).log()).sum()) for a, b in zip(p, q, strict=True)]
     counts = [len(a) for a in p]
@@ -82,8 +83,35 @@ def test_drift_is_the_mean_divergence_a_token(toy: Toy) -> None:
     left = [(sum(sums) - s) / (sum(counts) - c) for s, c in zip(sums, counts, strict=True)]
     n, middle = len(left), sum(left) / len(left)
     assert moved.error == pytest.approx((sum((one - middle) ** 2 for one in left) * (n - 1) / n) ** 0.5, rel=0.1)
-    same = drift(before, before)
+    said = [(a, torch.tensor(model.tokenizer(text)["input_ids"])[1:]) for a, text in zip(q, texts, strict=True)]
+    surprise = torch.cat([-a[:-1].gather(1, ids[:, None]).log() for a, ids in said])
+    assert moved.perplexity[1] == pytest.approx(float(surprise.mean().exp()), rel=1e-3)
+    assert moved.perplexity[0] == pytest.approx(perplexity(model, texts))
+    same = drift(model, texts, before, before)
     assert (same.divergence, same.error, same.changed) == (0, 0, 0)
+    assert same.perplexity[0] == same.perplexity[1]
+
+
+def test_a_baseline_is_measured_once_and_changes_no_number(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, edits = toy[0], [toy_edit(toy, size=size) for size in (1.0, 40.0)]
+    alone = [verify(model, edit).as_record() for edit in edits]
+    baseline = Baseline(model)
+    together = [verify(model, edits[0], baseline=baseline).as_record()]
+    asked: list[Probe] = []
+    monkeypatch.setattr("surgery.verification.baseline.measure", lambda _, probes: asked.extend(probes) or [])
+    together.append(verify(model, edits[1], baseline=baseline).as_record())
+    assert not asked
+    for one, other in zip(alone, together, strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_a_baseline_of_other_weights_is_refused(toy: Toy) -> None:
+    model, edit = toy[0], toy_edit(toy, size=1.0)
+    baseline = Baseline(model)
+    with edit.applied(model), pytest.raises(SurgeryError, match="the model's weights changed since its baseline"):
+        baseline.log_probs(["A text"])
+    with pytest.raises(SurgeryError, match="measured on another model"):
+        verify(Model(model.hf, model.tokenizer, model.anatomy, source="twin"), edit, baseline=baseline)
 
 
 def test_an_edit_that_changes_nothing_of_note_is_found_out(toy: Toy, unchanged: Callable[[Model], None]) -> None:
