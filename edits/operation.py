@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from edits.method import Method
 from edits.rank_one import RankOne
@@ -16,6 +15,7 @@ from surgery.model import Model
 from surgery.report import Report
 from surgery.site import Kind, Site
 from surgery.verification import verify
+from surgery.verification.attack import Profile
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def operate(
     *,
     method: Method | None = None,
     sites: Sequence[Site] | None = None,
-    profile: Literal["quick"] = "quick",
+    profile: Profile = "quick",
     trace: Kind | None = "mlp",
 ) -> Operation:
     """Trace the first fact, compute the edit of all, verify it. The model's weights are the same afterwards.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from rich.table import Table
 from surgery.files import writable_folder, written_whole
 
 if TYPE_CHECKING:
+    from surgery.verification.battery import Battery
     from surgery.verification.drift import Drift
     from surgery.verification.leak import Leak
     from surgery.verification.probes import Measured, Probe, Rating
@@ -48,6 +50,8 @@ class Report:
         not_tested: what this profile did not try.
         seconds: how long it took.
         exit_code: 0, or the gravest finding.
+        profile: how much was tried.
+        battery: what attacks found.
         leak: how well the subjects can be read off the edit itself, where that was asked.
     """
 
@@ -64,6 +68,8 @@ class Report:
     not_tested: tuple[str, ...]
     seconds: float
     exit_code: int
+    profile: str
+    battery: Battery
     leak: Leak | None = None
 
     @property
@@ -100,7 +106,11 @@ class Report:
         record["probes"] = [
             {**_plain(probe), "before": _plain(was), "after": _plain(now)} for probe, was, now in self.rows
         ]
-        return {"format": "knowledge-surgery report 1", "meaning": self.meaning, "scores": self.scores, **record}
+        record["verdicts"] = [{**_plain(one), "depth": one.depth} for one in self.verdicts]
+        record["battery"]["findings"] = [
+            {**_plain(one), "outcome": one.outcome, "evidence": one.evidence} for one in self.battery.findings
+        ]
+        return {"format": "knowledge-surgery report 2", "meaning": self.meaning, "scores": self.scores, **record}
 
     def save(self, folder: str | Path) -> Path:
         """Write `report.json` and `report.html` (one page, nothing loaded from elsewhere) into a folder.
@@ -159,4 +169,8 @@ def _mean(ratings: list[Rating]) -> float | None:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return [_plain(one) for one in value] if isinstance(value, (tuple, list)) else value

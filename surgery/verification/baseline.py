@@ -11,7 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from surgery.errors import SurgeryError
+from surgery.fact import Fact
 from surgery.model import Model
+from surgery.verification.attack import Attack, Attempt
 from surgery.verification.drift import log_probs
 from surgery.verification.probes import Measured, Probe, measure
 
@@ -28,6 +30,7 @@ class Baseline:
         self._base = model.fingerprint
         self._measured: dict[Probe, Measured] = {}
         self._log_probs: dict[tuple[str, ...], list[Float[Tensor, "tokens vocab"]]] = {}
+        self._attempts: dict[tuple[Attack, tuple[Fact, ...]], Attempt] = {}
 
     def measure(self, probes: Sequence[Probe]) -> list[Measured]:
         """What the base model makes of some probes.
@@ -51,6 +54,18 @@ class Baseline:
         if key not in self._log_probs:
             self._log_probs[key] = log_probs(self._model, texts)
         return self._log_probs[key]
+
+    def attempt(self, attack: Attack, facts: tuple[Fact, ...]) -> Attempt:
+        """What an attack brings up on the base model.
+
+        Raises:
+            SurgeryError: the model's weights are not those of the beginning.
+        """
+        self._check()
+        key = attack, facts
+        if key not in self._attempts:
+            self._attempts[key] = attack(self._model, facts)
+        return self._attempts[key]
 
     def check(self, model: Model) -> None:
         """Whether this is a baseline of that model.

@@ -7,8 +7,12 @@ Per fact:
    beyond `removed_rank`. `rewritten`: the new answer is greedy on the prompt and likelier than the old one on every
    held-out paraphrase. Without a held-out paraphrase there is no verdict: one wording proves nothing.
 3. `neighbours`: at most `neighbours_moved` of them moved by more than `neighbour_shift`.
+4. For a removal, one claim for each aspect that was attacked (`attack`): it fails where an attack succeeds, and holds
+   where none does and at least one had the power to. The answer comes out when asked for: "still there". It comes out
+   only with the weights at hand, or after the old answer was mentioned: "suppressed". Where all of `DEPTH` hold,
+   "removed under this battery"; never more.
 For the whole edit:
-4. `drift`: next tokens on neutral text moved by at most `drift` nats on average.
+5. `drift`: next tokens on neutral text moved by at most `drift` nats on average.
 """
 
 from __future__ import annotations
@@ -17,11 +21,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from surgery.verification.attack import ASPECTS, Aspect, Finding
 from surgery.verification.drift import Drift
 from surgery.verification.probes import Measured, Probe
 
+DEPTH: tuple[Aspect, ...] = ("extraction", "superficial", "quantisation", "relearning")
+"""What a fact has to withstand to be more than suppressed."""
 Outcome = Literal["holds", "fails", "inconclusive", "not applicable"]
-EXIT_CODES = {"holds": 0, "still there": 10, "collateral damage": 11, "never known": 12, "inconclusive": 13}
+EXIT_CODES = {
+    "holds": 0,
+    "still there": 10,
+    "suppressed": 10,
+    "collateral damage": 11,
+    "never known": 12,
+    "inconclusive": 13,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,15 +72,35 @@ class Verdict:
     def __getitem__(self, name: str) -> Claim:
         return next(claim for claim in self.claims if claim.name == name)
 
+    @property
+    def depth(self) -> str | None:
+        """How deep a removal goes: "suppressed", "removed under this battery", or None where that was not tried."""
+        found = {claim.name: claim.outcome for claim in self.claims}
+        if found.get("removed") != "holds" or self.overall == "never known":
+            return None
+        if "fails" in [found.get(name) for name in ASPECTS]:
+            return "suppressed"
+        return "removed under this battery" if all(found.get(name) == "holds" for name in DEPTH) else None
+
 
 Row = tuple[Probe, Measured | None, Measured]
 
 
-def judge(label: str, rows: Sequence[Row], claim: str, lines: Thresholds) -> Verdict:
-    """The verdict on one fact from its probes, each with its measurement before (if there is one) and after."""
+def judge(label: str, rows: Sequence[Row], claim: str, lines: Thresholds, findings: Sequence[Finding] = ()) -> Verdict:
+    """The verdict on one fact.
+
+    Args:
+        label: the fact's name.
+        rows: its probes, each with its measurement before (if there is one) and after.
+        claim: "removed" or "rewritten".
+        lines: where the lines are drawn.
+        findings: what attacks found out about it; they bear on removals.
+    """
     known = _known(rows, lines) if claim == "removed" else _untested("known", "a rewrite may also teach something new")
     main = _removed(rows, lines) if claim == "removed" else _rewritten(rows)
-    claims = (known, main, _neighbours(rows, lines))
+    tried = [name for name in ASPECTS if any(one.aspect == name for one in findings)] if claim == "removed" else []
+    attacked = [_withstood(name, [one for one in findings if one.aspect == name]) for name in tried]
+    claims = (known, main, _neighbours(rows, lines), *attacked)
     return Verdict(label, claims, _overall(*claims))
 
 
@@ -85,14 +119,14 @@ def exit_code(verdicts: Sequence[Verdict], drift: Claim) -> int:
     """The gravest finding over all facts and the whole model, as an exit code.
 
     1. 12 where the model knew none of the facts: there was nothing to change, whatever else the edit did.
-    2. 10 where a fact is still there: the job is not done.
+    2. 10 where a fact is still there, or only suppressed: the job is not done.
     3. 11 where a fact's neighbours or the model as a whole were moved too far.
     4. 12 where some facts, not all, were never known; 13 where one is inconclusive; 0 where every claim holds.
     """
     found = {verdict.overall for verdict in verdicts}
     if drift.outcome == "fails" and found != {"never known"}:
         found.add("collateral damage")
-    gravest = ("still there", "collateral damage", "never known", "inconclusive", "holds")
+    gravest = ("still there", "suppressed", "collateral damage", "never known", "inconclusive", "holds")
     return EXIT_CODES[next(one for one in gravest if one in found)]
 
 
@@ -171,11 +205,28 @@ def _neighbours(rows: Sequence[Row], lines: Thresholds) -> Claim:
     return Claim("neighbours", "holds" if ok else "fails", told, len(shifts))
 
 
-def _overall(known: Claim, main: Claim, neighbours: Claim) -> str:
+def _withstood(aspect: Aspect, findings: Sequence[Finding]) -> Claim:
+    tried = {outcome: [one for one in findings if one.outcome == outcome] for outcome in ("succeeds", "resisted")}
+    weak = [one.attack for one in findings if one.outcome == "no power"]
+    rest = f"; no power even before the edit: {', '.join(weak)}" if weak else ""
+    if tried["succeeds"]:
+        worst = max(tried["succeeds"], key=lambda one: one.after.value - one.after.line)
+        count = f"{len(tried['succeeds'])} of {len(findings)} succeed: " if len(findings) > 1 else ""
+        return Claim(aspect, "fails", f"{count}{worst.evidence}", len(findings))
+    if tried["resisted"]:
+        nearest = max(tried["resisted"], key=lambda one: one.after.value - one.after.line)
+        return Claim(aspect, "holds", f"withstood; nearest {nearest.evidence}{rest}", len(tried["resisted"]))
+    return _untested(aspect, f"no attack could have brought it up{rest}")
+
+
+def _overall(known: Claim, main: Claim, neighbours: Claim, *attacked: Claim) -> str:
     if known.outcome == "fails":
         return "never known"
-    if main.outcome == "fails":
+    failed = [claim.name for claim in attacked if claim.outcome == "fails"]
+    if main.outcome == "fails" or "extraction" in failed:
         return "still there"
+    if failed:
+        return "suppressed"
     if neighbours.outcome == "fails":
         return "collateral damage"
     return "inconclusive" if "inconclusive" in (known.outcome, main.outcome) else "holds"

@@ -3,7 +3,8 @@
 1. Probes are made from the facts (`probes`).
 2. The base model rates them; the edit is applied for the length of a `with` block; the edited model rates them.
 3. The same with next-token distributions on neutral text (`drift`).
-4. Thresholds turn numbers into verdicts (`verdicts`).
+4. Attacks of the profile are tried on the edited model, the base model and controls (`battery`).
+5. Thresholds turn numbers into verdicts (`verdicts`).
 
 Without an edit, the model at hand is judged as it is: there is nothing before, and claims about change do not apply.
 """
@@ -16,24 +17,22 @@ from contextlib import nullcontext
 from typing import Literal
 
 from surgery.edit import Edit
-from surgery.errors import SurgeryError
+from surgery.errors import SurgeryError, check_choice
 from surgery.fact import Fact
 from surgery.model import Model
 from surgery.report import Report
 from surgery.shipped import neutral_texts
+from surgery.verification.attack import PROFILES, Attack, Profile
+from surgery.verification.attacks import ATTACKS, attacks_of
 from surgery.verification.baseline import Baseline
+from surgery.verification.battery import Battery, Controls, attacked
+from surgery.verification.controls import never_known
 from surgery.verification.drift import drift, log_probs
 from surgery.verification.leak import delta_leak
 from surgery.verification.probes import Measured, measure, probes_of
 from surgery.verification.verdicts import Thresholds, exit_code, judge, judge_drift
 
-NOT_TESTED = (
-    "generation over longer text",
-    "logit lens and other readings of hidden states",
-    "jailbreak prompts and other languages",
-    "quantisation and relearning",
-    "other facts about the same subject",
-)
+NOT_TESTED = ("generation over longer text", "other facts about the same subject")
 UNKEPT = "which prompts the edit was made from: its file keeps none, so all but the facts' own count as unseen"
 
 
@@ -42,11 +41,13 @@ def verify(
     edit: Edit | None,
     facts: Sequence[Fact] | Fact | None = None,
     *,
-    profile: Literal["quick"] = "quick",
+    profile: Profile = "quick",
     claim: Literal["removed", "rewritten"] | None = None,
     thresholds: Thresholds | None = None,
     texts: Sequence[str] | None = None,
     leak: bool = False,
+    attacks: Sequence[Attack] | None = None,
+    controls: Controls = never_known,
     baseline: Baseline | None = None,
 ) -> Report:
     """Judge an edit, or a model as it is, by a facts file.
@@ -55,11 +56,13 @@ def verify(
         model: the base model; it is the same afterwards.
         edit: the edit to judge; None to judge the model at hand.
         facts: what to ask; None for the facts the edit was made from.
-        profile: how much to try. "quick": the prompts, held-out paraphrases, neighbours, drift.
+        profile: how much to try: the attacks of `surgery.verification.attacks` that belong to it.
         claim: what should hold; None for the edit's own, or, without one, "rewritten" where facts name a new answer.
         thresholds: where the lines are drawn.
         texts: neutral text for the drift; None for the shipped sentences.
         leak: also try whether the subjects can be read off the edit's numbers (`delta_leak`); judges nothing.
+        attacks: these instead of the profile's; none to leave it at probes and drift.
+        controls: gives each fact those it is told from; by default invented subjects with its wording and answer.
         baseline: what the base model answers, where many edits of it are judged; None to ask it anew.
 
     Raises:
@@ -90,10 +93,13 @@ def verify(
     with edit.applied(model) if edit else nullcontext():
         after = measure(model, probes)
         moved = drift(model, words, text_before, log_probs(model, words)) if text_before is not None else None
+    tried = attacks_of(profile) if attacks is None else tuple(attacks)
+    battery = attacked(model, edit, chosen, tried, controls, seen=_seen(edit, chosen), baseline=base)
     leaked = delta_leak(model, edit, chosen) if leak and edit else None
     rows = list(zip(probes, before, after, strict=True))
     verdicts = tuple(
-        judge(fact.label, [row for row in rows if row[0].fact == i], claim, lines) for i, fact in enumerate(chosen)
+        judge(fact.label, [row for row in rows if row[0].fact == i], claim, lines, battery.of(i))
+        for i, fact in enumerate(chosen)
     )
     overall = judge_drift(moved, lines)
     return Report(
@@ -107,11 +113,24 @@ def verify(
         rows=tuple(rows),
         neighbours_left_out=left_out,
         thresholds=lines,
-        not_tested=(*NOT_TESTED, UNKEPT) if edit and edit.hidden and edit.hidden.keep == "none" else NOT_TESTED,
+        not_tested=_not_tested(edit, tried, battery),
         seconds=time.perf_counter() - started,
         exit_code=exit_code(verdicts, overall),
         leak=leaked,
+        profile=profile,
+        battery=battery,
     )
+
+
+def _not_tested(edit: Edit | None, tried: Sequence[Attack], battery: Battery) -> tuple[str, ...]:
+    """What a reader might think was tried."""
+    names = {one.name for one in tried}
+    left = [f"{name}: {one.about}" for name, one in ATTACKS.items() if name not in names]
+    if names and (without := battery.controls.count(0)):
+        left.append(f"attacks on {without} of {len(battery.controls)} facts, which have no subject and so no controls")
+    if edit and edit.hidden and edit.hidden.keep == "none":
+        left.append(UNKEPT)
+    return (*NOT_TESTED, *left)
 
 
 def check_profile(profile: str) -> None:
@@ -120,8 +139,7 @@ def check_profile(profile: str) -> None:
     Raises:
         SurgeryError: there is not.
     """
-    if profile != "quick":
-        raise SurgeryError(f"there is no verification profile {profile!r}; choose 'quick'")
+    check_choice("verification profile", profile, PROFILES)
 
 
 def _seen(edit: Edit | None, facts: Sequence[Fact]) -> tuple[str, ...]:

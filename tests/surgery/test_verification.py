@@ -94,12 +94,12 @@ def test_drift_is_the_mean_divergence_a_token(toy: Toy) -> None:
 
 def test_a_baseline_is_measured_once_and_changes_no_number(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     model, edits = toy[0], [toy_edit(toy, size=size) for size in (1.0, 40.0)]
-    alone = [verify(model, edit).as_record() for edit in edits]
+    alone = [verify(model, edit, attacks=()).as_record() for edit in edits]
     baseline = Baseline(model)
-    together = [verify(model, edits[0], baseline=baseline).as_record()]
+    together = [verify(model, edits[0], attacks=(), baseline=baseline).as_record()]
     asked: list[Probe] = []
     monkeypatch.setattr("surgery.verification.baseline.measure", lambda _, probes: asked.extend(probes) or [])
-    together.append(verify(model, edits[1], baseline=baseline).as_record())
+    together.append(verify(model, edits[1], attacks=(), baseline=baseline).as_record())
     assert not asked
     for one, other in zip(alone, together, strict=True):
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
@@ -117,7 +117,7 @@ def test_a_baseline_of_other_weights_is_refused(toy: Toy) -> None:
 def test_an_edit_that_changes_nothing_of_note_is_found_out(toy: Toy, unchanged: Callable[[Model], None]) -> None:
     model = toy[0]
     unchanged(model)
-    report = verify(model, toy_edit(toy, size=1e-4))
+    report = verify(model, toy_edit(toy, size=1e-4), attacks=())
     assert (report.exit_code, report.ok, report.meaning) == (10, False, "the fact is still there")
     (verdict,) = report.verdicts
     assert [(one.name, one.outcome) for one in verdict.claims] == [
@@ -135,7 +135,7 @@ def test_an_edit_that_changes_too_much_is_collateral_damage(toy: Toy, unchanged:
     unchanged(toy[0])
     lines = Thresholds(removed_probability=1.0, removed_rank=0)
     texts = [fact.prompt for fact in toy[1][:20]]
-    report = verify(toy[0], toy_edit(toy, size=50.0), thresholds=lines, texts=texts)
+    report = verify(toy[0], toy_edit(toy, size=50.0), thresholds=lines, texts=texts, attacks=())
     assert report.verdicts[0]["removed"].outcome == "holds"
     assert (report.exit_code, report.drift_claim.outcome) == (11, "fails")
 
@@ -150,7 +150,7 @@ def test_what_the_edit_saw_judges_nothing(toy: Toy) -> None:
 def test_a_model_is_judged_as_it_is_without_an_edit(toy: Toy, unchanged: Callable[[Model], None]) -> None:
     model, facts = toy
     unchanged(model)
-    report = verify(model, None, facts[0])
+    report = verify(model, None, facts[0], attacks=())
     assert (report.exit_code, report.drift, report.edit) == (10, None, None)
     assert report.base == model.fingerprint
     assert [one.outcome for one in report.verdicts[0].claims] == ["not applicable", "fails", "not applicable"]
@@ -162,7 +162,7 @@ def test_a_model_is_judged_as_it_is_without_an_edit(toy: Toy, unchanged: Callabl
     # of eight towns the wrong one is still among the likeliest ten
     assert verify(model, None, planted, claim="removed").exit_code == 10
     lines = Thresholds(removed_rank=1, removed_probability=0.1)
-    assert verify(model, None, planted, claim="removed", thresholds=lines).exit_code == 0
+    assert verify(model, None, planted, claim="removed", thresholds=lines, attacks=()).exit_code == 0
 
 
 def test_what_cannot_be_verified_is_refused(toy: Toy) -> None:

@@ -1,0 +1,15 @@
+"""Attacks by name. A new one is one file and one line here: then it is in its profile, the report and the tests."""
+
+from __future__ import annotations
+
+from surgery.verification.attack import PROFILES, Attack, Profile
+from surgery.verification.attacks.lens import LogitLens, ProbabilityDelta
+from surgery.verification.attacks.paraphrases import Paraphrases
+
+ATTACKS: dict[str, type[Attack]] = {one.name: one for one in (Paraphrases, LogitLens, ProbabilityDelta)}
+
+
+def attacks_of(profile: Profile) -> tuple[Attack, ...]:
+    """The attacks of a profile with their defaults: its own and those of the lighter ones."""
+    weight = PROFILES.index(profile)
+    return tuple(one() for one in ATTACKS.values() if PROFILES.index(one.profile) <= weight)

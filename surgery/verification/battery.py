@@ -1,0 +1,92 @@
+"""All attacks of a profile on an edited model, on the model before, and on controls.
+
+1. Each fact gets its controls, invented subjects with its wording and answer.
+2. Facts and controls go through every attack on the base model, and again under the edit.
+3. What counts is the lift over the controls (`attack`).
+Paraphrases the edit has looked at are not asked.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from surgery.edit import Edit
+from surgery.fact import Fact
+from surgery.model import Model
+from surgery.verification.attack import Attack, Attempt, Finding, lift
+from surgery.verification.baseline import Baseline
+
+Controls = Callable[[Model, Fact], Sequence[Fact]]
+
+
+@dataclass(frozen=True)
+class Battery:
+    """What a set of attacks found.
+
+    Attributes:
+        findings: one a fact and attack; none for facts that have no controls.
+        seconds: what each attack took, by name, on both states of the model.
+        controls: how many controls each fact had.
+    """
+
+    findings: tuple[Finding, ...]
+    seconds: Mapping[str, float]
+    controls: tuple[int, ...]
+
+    def of(self, fact: int) -> list[Finding]:
+        """The findings about one fact."""
+        return [one for one in self.findings if one.fact == fact]
+
+
+def attacked(
+    model: Model,
+    edit: Edit | None,
+    facts: Sequence[Fact],
+    attacks: Sequence[Attack],
+    controls: Controls,
+    *,
+    seen: Sequence[str] = (),
+    baseline: Baseline | None = None,
+) -> Battery:
+    """Attack an edited model, or a model as it is.
+
+    Args:
+        model: the base model; it is the same afterwards.
+        edit: the edit; None for the model at hand.
+        facts: the facts looked for.
+        attacks: how.
+        controls: gives each fact its controls; none for a fact that can have none, which is then not attacked.
+        seen: prompts the edit was made from; such paraphrases are not asked.
+        baseline: what the base model answers, where the caller keeps it.
+    """
+    known = set(seen)
+    asked = [fact.replace(paraphrases=[text for text in fact.paraphrases if text not in known]) for fact in facts]
+    matched = [tuple(controls(model, fact)) for fact in asked]
+    cases = tuple(dict.fromkeys(case for fact, own in zip(asked, matched, strict=True) for case in (fact, *own) if own))
+    if not cases:
+        return Battery((), {}, tuple(map(len, matched)))
+    base = Baseline(model) if baseline is None else baseline
+    seconds: dict[str, float] = {}
+    before = [_timed(seconds, one, base.attempt, one, cases) for one in attacks] if edit else [None] * len(attacks)
+    with edit.applied(model) if edit else nullcontext():
+        after = [_timed(seconds, one, one, model, cases) for one in attacks]
+    row = {case: i for i, case in enumerate(cases)}
+    findings = []
+    for i, (fact, own) in enumerate(zip(asked, matched, strict=True)):
+        for attack, was, now in zip(attacks, before, after, strict=True):
+            if own:
+                places = row[fact], [row[one] for one in own], attack.floor
+                lifts = None if was is None else lift(was, *places), lift(now, *places)
+                findings.append(Finding(i, attack.name, attack.aspect, attack.unit, *lifts))
+    return Battery(tuple(findings), seconds, tuple(map(len, matched)))
+
+
+def _timed(seconds: dict[str, float], attack: Attack, run: Callable[..., Attempt], *given: Any) -> Attempt:
+    clock = time.perf_counter()
+    made = run(*given)
+    seconds[attack.name] = seconds.get(attack.name, 0.0) + time.perf_counter() - clock
+    return made

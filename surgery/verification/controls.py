@@ -1,0 +1,86 @@
+"""Facts that nobody can know, matched to one that somebody may: the same words and answer, an invented subject.
+
+1. Invented names come in kinds: people, places, landmarks, organisations, works, things.
+2. The kind is the one whose names suit the fact's wording best: the largest mean of log p(prompt with the name) -
+   log p(the name), both after words that suit anything, by the base model, over a few names of each.
+3. The fact's own words stay, its paraphrases and its answer too; a paraphrase that does not name the subject goes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+
+import torch
+
+from surgery.errors import SurgeryError
+from surgery.fact import Fact
+from surgery.model import Model
+from surgery.tokens import encode, pad
+
+TRIED = 6
+ANYTHING = "I know this: "
+COUNT = 20
+
+
+def never_known(model: Model, fact: Fact, count: int = COUNT) -> tuple[Fact, ...]:
+    """Controls of one fact; none for a fact without a subject, whose wording cannot be kept.
+
+    Args:
+        model: the base model, which tells which kind of name suits the fact.
+        fact: the fact.
+        count: how many, at most 24.
+
+    Raises:
+        SurgeryError: more are wanted than there are names.
+    """
+    kinds = invented_names()
+    most = min(len(names) for names in kinds.values()) - 1
+    if not 0 < count <= most:
+        raise SurgeryError(f"there are 1 to {most} controls for a fact, not {count}")
+    if not fact.subject:
+        return ()
+    names = [name for name in kinds[suiting_kind(model, fact.template)] if name.casefold() != fact.subject.casefold()]
+    return tuple(with_subject(fact, name) for name in names[:count])
+
+
+def with_subject(fact: Fact, subject: str) -> Fact:
+    """The fact asked of another subject, in its paraphrases too; those that do not name the subject are left away."""
+    paraphrases = [text.replace(fact.subject, subject) for text in fact.paraphrases if fact.subject in text]
+    return fact.replace(subject=subject, paraphrases=tuple(paraphrases), neighbours=(), id=None)
+
+
+def suiting_kind(model: Model, template: str) -> str:
+    """The kind of invented name that suits a template best."""
+    kinds = invented_names()
+    tried = [(kind, name) for kind, names in kinds.items() for name in names[:TRIED]]
+    told = _log_probs(model, [ANYTHING + template.replace("{}", name) for _, name in tried])
+    alone = _log_probs(model, [ANYTHING + name for _, name in tried])
+    suits = {
+        kind: sum(a - b for (one, _), a, b in zip(tried, told, alone, strict=True) if one == kind) for kind in kinds
+    }
+    return max(suits, key=lambda kind: suits[kind])
+
+
+@cache
+def invented_names() -> dict[str, tuple[str, ...]]:
+    """Names that belong to nobody and nothing, by kind; they come with the package and never change."""
+    text = (files("surgery") / "data" / "names.json").read_text(encoding="utf-8")
+    return {kind: tuple(names) for kind, names in json.loads(text).items()}
+
+
+@torch.no_grad()
+def _log_probs(model: Model, texts: Sequence[str]) -> list[float]:
+    """Log-probability of each text's tokens, in nats; the first token's, which nothing precedes, left out."""
+    rows = [encode(model.tokenizer, text).ids for text in texts]
+    batch = pad(rows, device=model.device)
+    found = []
+    states = model.normed_states(batch)
+    for i, ids in enumerate(rows):
+        start = int(batch.starts[i])
+        said = model.anatomy.head(states[i, start : start + len(ids) - 1]).float().log_softmax(-1)
+        wanted = torch.tensor(ids[1:], device=said.device)
+        found.append(float(said.gather(1, wanted[:, None]).sum()))
+    return found
