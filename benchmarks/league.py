@@ -1,0 +1,172 @@
+"""Which removals survive which attack: every method on facts the model knows, the whole battery on each.
+
+Facts are shipped ones whose answer is the model's likeliest, drawn by a seed; each is removed alone. Prints a table
+and writes a figure of the shares of facts that withstand each attack; holds no assertions. Each fact's findings are
+kept in the folder, so a run that was stopped goes on: `python benchmarks/league.py --facts 30 --out league`.
+
+`--never-known 50` instead counts false alarms: facts about invented people, which no model can know, asked of the
+unedited model. By chance one attack points at one of 21; its floor makes it fewer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from rich.console import Console
+from rich.table import Table
+
+import edits
+from surgery import Fact, Model, load, verify
+from surgery.shipped import invented_facts
+from surgery.store import kept
+from surgery.verification import Baseline
+from surgery.verification.attacks import attacks_of
+
+METHODS: dict[str, edits.Method | None] = {
+    "no edit": None,
+    "rank-one, neutral": edits.RankOne(objective=edits.Neutral(), progress=False),
+    "rank-one, suppress": edits.RankOne(objective=edits.Suppress(), progress=False),
+    "rank-one, maximum entropy": edits.RankOne(objective=edits.MaximumEntropy(), progress=False),
+    "rank-one, refusal": edits.RankOne(objective=edits.Refuse(), progress=False),
+    "memit, neutral": edits.Mass(objective=edits.Neutral(), progress=False),
+    "ft-m, suppress": edits.FineTune(objective=edits.Suppress(), progress=False),
+    "lora, suppress": edits.LoRA(objective=edits.Suppress(), progress=False),
+    "zero-neurons": edits.ZeroNeurons(progress=False),
+}
+MARKS = {"succeeds": "broken", "resisted": "withstood", "no power": "-", "not applicable": "-"}
+
+
+def judged(model: Model, baseline: Baseline, method: edits.Method | None, fact: Fact, profile: str) -> dict[str, Any]:
+    """One fact removed alone, and what the battery says of it."""
+    clock = time.perf_counter()
+    edit = None if method is None else method(model, [fact])
+    seconds = time.perf_counter() - clock
+    clock = time.perf_counter()
+    report = verify(model, edit, [fact], profile=profile, claim="removed", baseline=baseline)  # type: ignore[arg-type]
+    (verdict,) = report.verdicts
+    return {
+        "findings": {one.attack: one.outcome for one in report.battery.findings},
+        "lifts": {one.attack: one.after.value for one in report.battery.findings},
+        "claims": {claim.name: claim.outcome for claim in verdict.claims},
+        "overall": verdict.overall,
+        "depth": verdict.depth,
+        "drift": report.drift.divergence if report.drift else 0.0,
+        "seconds": seconds,
+        "battery": time.perf_counter() - clock,
+        "parts": dict(report.battery.seconds),
+    }
+
+
+def share(rows: Sequence[dict[str, Any]], attack: str) -> tuple[int, int]:
+    """How many facts withstood an attack, of those it could be tried on with power."""
+    found = [row["findings"].get(attack, "not applicable") for row in rows]
+    tried = [one for one in found if one in ("succeeds", "resisted")]
+    return tried.count("resisted"), len(tried)
+
+
+def plot_league(league: dict[str, list[dict[str, Any]]], attacks: Sequence[str], ax: Axes | None = None) -> Axes:
+    """Share of facts that withstand each attack, by method."""
+    if ax is None:
+        _, ax = plt.subplots(figsize=(1.6 + 0.62 * len(attacks), 1.6 + 0.42 * len(league)), layout="constrained")
+    grid = np.full((len(league), len(attacks)), np.nan)
+    for i, rows in enumerate(league.values()):
+        for j, attack in enumerate(attacks):
+            held, tried = share(rows, attack)
+            grid[i, j] = held / tried if tried else np.nan
+            ax.text(j, i, f"{held}/{tried}" if tried else "–", ha="center", va="center", fontsize=8)
+    image = ax.imshow(np.ma.masked_invalid(grid), cmap="RdYlGn", vmin=0, vmax=1, aspect="auto", alpha=0.75)
+    ax.set_xticks(range(len(attacks)), attacks, rotation=45, ha="right", fontsize=8)
+    ax.set_yticks(range(len(league)), list(league), fontsize=8)
+    ax.figure.colorbar(image, ax=ax, label="share of facts that withstand", fraction=0.03)
+    ax.set_title("Removals and the attacks they withstand")
+    return ax
+
+
+def print_league(console: Console, league: dict[str, list[dict[str, Any]]], attacks: Sequence[str]) -> None:
+    """The league as a table, a method a row."""
+    columns = ("held out", "suppressed", "removed", "collateral", "drift", "s a fact", "s judged")
+    table = Table("method", *attacks, *columns, title="Withstood, of those tried with power")
+    for name, rows in league.items():
+        shares = [share(rows, attack) for attack in attacks]
+        counts = [
+            sum(row["claims"]["removed"] == "holds" for row in rows),
+            sum(row["depth"] == "suppressed" for row in rows),
+            sum(row["depth"] == "removed under this battery" for row in rows),
+            sum(row["claims"]["neighbours"] == "fails" for row in rows),
+        ]
+        means = [statistics.fmean(row[one] for row in rows) for one in ("drift", "seconds", "battery")]
+        table.add_row(
+            name,
+            *(f"{held}/{tried}" if tried else "-" for held, tried in shares),
+            *(f"{count}/{len(rows)}" for count in counts),
+            f"{means[0]:.4f}",
+            *(f"{one:.1f}" for one in means[1:]),
+        )
+    console.print(table)
+
+
+def false_alarms(console: Console, rows: Sequence[dict[str, Any]], attacks: Sequence[str]) -> None:
+    """How many never-known facts each attack, and any of them, points at."""
+    table = Table("attack", "raised", "of", "share", title="False alarms on facts nobody can know")
+    for attack in attacks:
+        found = [row["findings"].get(attack) for row in rows]
+        tried = [one for one in found if one not in (None, "not applicable")]
+        raised = tried.count("succeeds")
+        table.add_row(attack, str(raised), str(len(tried)), f"{raised / len(tried):.1%}" if tried else "-")
+    every = [one for row in rows for one in row["findings"].values() if one != "not applicable"]
+    table.add_row(
+        "all attacks, each counted",
+        str(every.count("succeeds")),
+        str(len(every)),
+        f"{every.count('succeeds') / len(every):.1%}",
+    )
+    some = sum("succeeds" in row["findings"].values() for row in rows)
+    table.add_row("facts that any attack points at", str(some), str(len(rows)), f"{some / len(rows):.1%}")
+    wrong = sum(row["overall"] not in ("never known", "holds") for row in rows)
+    table.add_row("facts whose verdict is raised", str(wrong), str(len(rows)), f"{wrong / len(rows):.1%}")
+    console.print(table)
+
+
+def main() -> None:
+    """Every method on every fact."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--facts", type=int, default=30, help="how many known facts")
+    options.add_argument("--never-known", type=int, default=0, help="count false alarms on so many facts instead")
+    options.add_argument("--seed", type=int, default=0, help="of the facts drawn")
+    options.add_argument("--profile", default="standard", help="how much is tried")
+    options.add_argument("--methods", default=";".join(METHODS), help="which, by name, with semicolons between them")
+    options.add_argument("--out", type=Path, default=Path("league"), help="folder of figure and findings")
+    given = options.parse_args()
+    model, console = load(), Console(width=240, soft_wrap=True)
+    baseline = Baseline(model)
+    attacks = [one.name for one in attacks_of(given.profile)]
+
+    def row(method: edits.Method | None, fact: Fact) -> dict[str, Any]:
+        key = f"league 1 {model.fingerprint} {given.profile} {attacks_of(given.profile)} {method} {fact}"
+        compute = functools.partial(judged, model, baseline, method, fact, given.profile)
+        return dict(kept(given.out, key, compute))
+
+    if given.never_known:
+        false_alarms(console, [row(None, fact) for fact in invented_facts()[: given.never_known]], attacks)
+        return
+    known = [fact.replace(new_target=None) for fact in edits.sample_facts(model, given.facts, seed=given.seed)]
+    league: dict[str, list[dict[str, Any]]] = {name: [] for name in given.methods.split(";")}
+    for fact in known:
+        for name, rows in league.items():
+            rows.append(row(METHODS[name], fact))
+        console.print(fact.label, {name: rows[-1]["overall"] for name, rows in league.items()})
+    print_league(console, league, attacks)
+    plot_league(league, attacks).figure.savefig(given.out / "league.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()
