@@ -15,9 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edits.keys import KeyOf, one_key, read_ends, subject_rows
+from edits.keys import KeyOf, Scope, one_key, read_ends, subject_rows
 from edits.limits import Limits, NearCollapse
-from edits.solve import Solution, Solver
+from edits.places import WEIGHT, elsewhere_rows, other_rows
+from edits.solve import Solution, Solver, Space
 from edits.spread import Spread, share
 from edits.statistics import SecondMoment, Statistics, find_statistics
 from edits.values import Value
@@ -46,12 +47,14 @@ class Batches:
         statistics: Statistics | None,
         *,
         key: KeyOf,
+        scope: Scope,
         spread: Spread,
         remember: bool,
         limits: Limits,
     ) -> None:
         self._model, self.sites, self._solver = model, list(sites), solver
-        self._key, self._spread, self._remember, self._limits = key, spread, remember, limits
+        self._key, self._scope, self._spread = key, scope, spread
+        self._remember, self._limits = remember, limits
         self.base, self.dtype = model.fingerprint, model.dtype
         self._spaces = {}
         for site in sites:
@@ -89,7 +92,7 @@ class Batches:
             solution = self._solver(
                 keys[site.layer].T,
                 (share(self._spread, len(self.sites) - i) * missing).T,
-                self._spaces[site.layer],
+                self._space(values, site),
                 self._earlier.get(site.layer),
             )
             delta = Delta(self._model.anatomy.name(site), solution.left, solution.right)
@@ -109,18 +112,34 @@ class Batches:
         while self._undos:
             self._undos.pop()()
 
+    def _space(self, values: Sequence[Value], site: Site) -> Space:
+        """What the solver knows of a layer, other subjects in the place of these included."""
+        space = self._spaces[site.layer]
+        rows = other_rows(self._model, [fact for value in values for fact in value.facts])
+        if self._scope == "prompt" or not rows:
+            return space
+        keys, _ = read_ends(self._model, rows, site)
+        return self._solver.space(space.moment.plus(keys.cpu(), WEIGHT))
+
     def _read(
         self, values: Sequence[Value], site: Site
     ) -> tuple[Float[Tensor, "values d_ff"], Float[Tensor, "values d_model"] | None]:
         """Keys of the values at a site, and mean states above the highest one over contexts."""
         if len(self.sites) == 1:
             return torch.stack([value.key for value in values]), None
-        rows = [subject_rows(self._model, value.facts, value.contexts) for value in values]
+        asked = [subject_rows(self._model, value.facts, value.contexts) for value in values]
+        rows = [[*part, *self._elsewhere(value)] for part, value in zip(asked, values, strict=True)]
         keys, states = read_ends(self._model, [row for part in rows for row in part], site, self.sites[-1].layer)
         assert states is not None
         counts, moment = [len(part) for part in rows], self.moment(site)
         joined = torch.stack([one_key(part, moment) for part in keys.split(counts)])
-        return joined, torch.stack([part.mean(0) for part in states.split(counts)])
+        means = [part[: len(own)].mean(0) for part, own in zip(states.split(counts), asked, strict=True)]
+        return joined, torch.stack(means)
+
+    def _elsewhere(self, value: Value) -> list[tuple[int, ...]]:
+        if self._scope == "prompt":
+            return []
+        return [row for fact in value.facts for row in elsewhere_rows(self._model, fact, value.contexts)]
 
     def _entries(
         self, values: Sequence[Value], written: dict[int, Delta], solutions: dict[int, Solution]

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from edits.batch import Batches, anchored, mean_norm
-from edits.keys import KEYS, KeyOf, sample_contexts
+from edits.keys import KEYS, SCOPES, KeyOf, Scope, sample_contexts
 from edits.limits import Limits, NearCollapse
 from edits.method import default_objective
 from edits.objectives import Objective
@@ -54,6 +54,8 @@ class ClosedForm:
         layers: how many share a change where no sites are given; 1 edits one layer only.
         key: how the keys of a subject's contexts become one: "balanced", so that all respond alike, or their "mean" as
             published (`edits.keys`).
+        scope: where a subject is looked at: "prompt", the facts' own, as published; or "subject", wherever it stands,
+            and with others in its place left alone (`edits.places`). None takes "subject" for removals.
         spread: how they share it.
         batch: facts solved for together; None for all of them at once, 1 for one after the other.
         remember: keys of earlier batches count like ordinary text.
@@ -74,6 +76,7 @@ class ClosedForm:
     solver: Solver = field(default_factory=LeastSquares)
     layers: int = 1
     key: KeyOf = "balanced"
+    scope: Scope | None = None
     spread: Spread = "even"
     batch: int | None = None
     remember: bool = False
@@ -89,6 +92,7 @@ class ClosedForm:
     def __post_init__(self) -> None:
         check_choice("spread", self.spread, SPREADS)
         check_choice("key", self.key, KEYS)
+        check_choice("scope", self.scope, (*SCOPES, None))
         if self.layers < 1 or self.anchor < 0 or (self.batch is not None and self.batch < 1):
             raise SurgeryError("layers and batch of a method must be 1 or more, and its anchor 0 or more")
 
@@ -101,7 +105,7 @@ class ClosedForm:
             NearCollapse: one more batch would pass a limit; the error holds the edit of the facts before it.
         """
         facts, objective, chosen = self._given(model, facts, sites)
-        contexts, run = self._contexts(model), self._run(model, chosen)
+        contexts, run = self._contexts(model), self._run(model, chosen, objective)
         moment = run.moment(chosen[-1])
         size = self.batch or len(facts)
         starts = range(0, len(facts), size)
@@ -144,7 +148,7 @@ class ClosedForm:
             NearCollapse: it would pass a limit.
         """
         facts, objective, chosen = self._given(model, [fact for value in values for fact in value.facts], sites)
-        run = self._run(model, chosen)
+        run = self._run(model, chosen, objective)
         try:
             run.add(self._anchored(run, values))
         except NearCollapse as error:
@@ -199,13 +203,17 @@ class ClosedForm:
     def _contexts(self, model: Model) -> tuple[str, ...]:
         return self.contexts or sample_contexts(model, count=self.count, length=self.length, seed=self.seed)
 
-    def _run(self, model: Model, sites: list[Site]) -> Batches:
+    def _scope(self, objective: Objective) -> Scope:
+        return self.scope or ("subject" if objective.claim == "removed" else "prompt")
+
+    def _run(self, model: Model, sites: list[Site], objective: Objective) -> Batches:
         return Batches(
             model,
             sites,
             self.solver,
             self.statistics,
             key=self.key,
+            scope=self._scope(objective),
             spread=self.spread,
             remember=self.remember,
             limits=self.limits,
@@ -220,8 +228,17 @@ class ClosedForm:
         contexts: Sequence[str],
         moment: SecondMoment | None,
     ) -> tuple[Value, ...]:
-        search, show = self.search, self.progress
-        return find_values(model, facts, site, objective, contexts, search, moment=moment, progress=show)
+        return find_values(
+            model,
+            facts,
+            site,
+            objective,
+            contexts,
+            self.search,
+            moment=moment,
+            scope=self._scope(objective),
+            progress=self.progress,
+        )
 
     def _anchored(self, run: Batches, values: Sequence[Value]) -> tuple[Value, ...]:
         if not self.anchor:
@@ -241,6 +258,7 @@ class ClosedForm:
         settings = {
             "sites": [site.name for site in run.sites],
             "objective": objective.name,
+            "scope": self._scope(objective),
             "contexts": list(contexts),
             "dtype": str(run.dtype),
             **self.settings(),

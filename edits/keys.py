@@ -36,6 +36,8 @@ ROWS = 64
 STARTS = ("The", "Therefore", "Because", "I", "You")
 KeyOf = Literal["balanced", "mean"]
 KEYS: tuple[KeyOf, ...] = ("balanced", "mean")
+Scope = Literal["prompt", "subject"]
+SCOPES: tuple[Scope, ...] = ("prompt", "subject")
 SLACK = 0.1
 """Of the balance, in units of the mean k_i^T C^-1 k_i.
 

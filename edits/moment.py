@@ -66,6 +66,11 @@ class SecondMoment:
         left = diagonal - (factors**2).sum(1)
         return cls(left.clamp_min(FLOOR * float(diagonal.mean())).float(), factors.float())
 
+    def plus(self, keys: Float[Tensor, "rows d_ff"], weight: float) -> SecondMoment:
+        """C + weight times the mean of k k^T over some keys."""
+        more = (weight / len(keys)) ** 0.5 * keys.T.to(self.factors)
+        return SecondMoment(self.diagonal, torch.cat([self.factors, more], 1))
+
     def solve(self, key: Float[Tensor, " d_ff"]) -> Float[Tensor, " d_ff"]:
         """C^-1 key, in float64."""
         d, f, k = self.diagonal.double().cpu(), self.factors.double().cpu(), key.double().cpu()

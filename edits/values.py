@@ -27,8 +27,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edits.descent import Adam, Steepest
-from edits.keys import one_key, read_ends
+from edits.keys import Scope, one_key, read_ends
 from edits.objectives import Loss, Objective
+from edits.places import elsewhere_rows
 from edits.reading import FullRuns, Reader, Reading, Replayed, Rows, room_for_tokens
 from edits.statistics import SecondMoment
 from surgery.errors import SurgeryError, check_choice
@@ -114,6 +115,7 @@ def find_values(
     search: ValueSearch,
     *,
     moment: SecondMoment | None = None,
+    scope: Scope = "prompt",
     progress: bool = False,
 ) -> tuple[Value, ...]:
     """Find the values that make the model say what the objective wants, each on the model as it is.
@@ -127,6 +129,7 @@ def find_values(
         contexts: texts that end with `{}` to read the prompts in.
         search: how to look.
         moment: of the site's keys, for a key that all contexts respond to alike; without it, it is their mean.
+        scope: "subject" to make the key of other places of the subject as well (`edits.places`).
         progress: show a bar where somebody is looking.
 
     Returns:
@@ -137,7 +140,7 @@ def find_values(
     """
     depths = depths_of(objective, model, site)
     groups = [Rows(model, group, objective, contexts, search.essence) for group in by_key(facts)]
-    keys = _keys(model, site, groups)
+    keys = _keys(model, site, groups, contexts if scope == "subject" else ())
     matrix = model.anatomy.matrix(site).detach().float()
     found: dict[int, Value] = {}
     products = packed_products(model.device, model.dtype)
@@ -197,9 +200,14 @@ def depths_of(objective: Objective, model: Model, site: Site) -> tuple[int, ...]
     return depths
 
 
-def _keys(model: Model, site: Site, groups: Sequence[Rows]) -> list[Float[Tensor, "contexts d_ff"]]:
-    """Keys at the subject of every row but the essence prompt, of each group."""
+def _keys(
+    model: Model, site: Site, groups: Sequence[Rows], elsewhere: Sequence[str]
+) -> list[Float[Tensor, "contexts d_ff"]]:
+    """Keys at the subject of every row but the essence prompt, of each group; with contexts, elsewhere as well."""
     ends = [[rows.ids[i][: rows.subject[i] + 1] for i in range(len(rows.ids) - rows.essence)] for rows in groups]
+    if elsewhere:
+        for part, rows in zip(ends, groups, strict=True):
+            part += [row for fact in rows.facts for row in elsewhere_rows(model, fact, elsewhere)]
     keys, _ = read_ends(model, [one for part in ends for one in part], site)
     return list(keys.split([len(part) for part in ends]))
 
