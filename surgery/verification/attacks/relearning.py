@@ -11,8 +11,8 @@ Fine-tuning on loosely related text (https://arxiv.org/abs/2406.13356), or on an
 4. The trained model is asked the prompt and its paraphrases. Controls are asked after the same training, so that what
    it teaches about the wording is not taken for memory.
 Adam moves each number by about its step size at each step, here 1e-4 in all, a two-thousandth of what the default
-model's weights measure. That halves its loss on ten lessons, and the facts it knows stay known (p of five prompts 0.50
-to 0.99 after it, 0.27 to 0.94 before). Weights of 16 bits are trained in float32 and rounded after each step.
+model's weights measure. That halves its loss on ten related lessons, and the facts it knows stay known: p of five
+prompts 0.53 to 0.99 after it, 0.27 to 0.94 before. Weights of 16 bits are trained in float32, rounded after each step.
 """
 
 from __future__ import annotations
