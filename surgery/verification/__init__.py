@@ -1,10 +1,28 @@
 """Does an edit do what it claims, and nothing else?"""
 
 from surgery.verification.baseline import Baseline
+from surgery.verification.depth import Depth, removal_depth
 from surgery.verification.drift import Drift
 from surgery.verification.leak import Leak, delta_leak
 from surgery.verification.probes import Probe, Rating
+from surgery.verification.quantisation import ChangedBins, changed_bins, quantised
 from surgery.verification.verdicts import Claim, Thresholds, Verdict
 from surgery.verification.verify import verify
 
-__all__ = ["Baseline", "Claim", "Drift", "Leak", "Probe", "Rating", "Thresholds", "Verdict", "delta_leak", "verify"]
+__all__ = [
+    "Baseline",
+    "ChangedBins",
+    "Claim",
+    "Depth",
+    "Drift",
+    "Leak",
+    "Probe",
+    "Rating",
+    "Thresholds",
+    "Verdict",
+    "changed_bins",
+    "delta_leak",
+    "quantised",
+    "removal_depth",
+    "verify",
+]

@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 from surgery.verification.attack import PROFILES, Attack, Profile
+from surgery.verification.attacks.ablation import DirectionAblation
 from surgery.verification.attacks.lens import LogitLens, ProbabilityDelta
 from surgery.verification.attacks.paraphrases import Paraphrases
+from surgery.verification.attacks.quantised import NF4, Int4, Int8
+from surgery.verification.attacks.relearning import RelatedRelearning, UnrelatedRelearning
 
-ATTACKS: dict[str, type[Attack]] = {one.name: one for one in (Paraphrases, LogitLens, ProbabilityDelta)}
+ATTACKS: dict[str, type[Attack]] = {
+    one.name: one
+    for one in (
+        Paraphrases,
+        LogitLens,
+        ProbabilityDelta,
+        Int8,
+        Int4,
+        NF4,
+        RelatedRelearning,
+        UnrelatedRelearning,
+        DirectionAblation,
+    )
+}
 
 
 def attacks_of(profile: Profile) -> tuple[Attack, ...]:

@@ -1,0 +1,33 @@
+"""A fact's own prompt and its first paraphrases, asked by attacks that change the model and not the words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from surgery.fact import Fact
+from surgery.model import Model
+from surgery.predict import rate
+from surgery.products import fast_products
+
+WORDINGS = ("prompt", "paraphrase 1", "paraphrase 2", "paraphrase 3")
+
+
+def wordings(fact: Fact) -> tuple[str, ...]:
+    """The prompt and the first three paraphrases that name the subject, which a fact and its controls share."""
+    named = [text for text in fact.paraphrases if fact.subject in text]
+    return (fact.prompt, *named)[: len(WORDINGS)]
+
+
+def rated(model: Model, facts: Sequence[Fact]) -> Float[np.ndarray, "facts wordings"]:
+    """The probability of each fact's answer after each of its wordings; nan where it has fewer."""
+    asked = [(i, j, text) for i, fact in enumerate(facts) for j, text in enumerate(wordings(fact))]
+    asked.sort(key=lambda one: len(one[2]))
+    with fast_products(model.device, model.dtype):
+        answers = rate(model, [(text, facts[i].target) for i, _, text in asked])
+    scores = np.full((len(facts), len(WORDINGS)), np.nan)
+    for (i, j, _), answer in zip(asked, answers, strict=True):
+        scores[i, j] = answer.probability
+    return scores
