@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,17 +29,24 @@ class Interval:
     high: float
     cases: int
 
+    @classmethod
+    def around(
+        cls, mean: float, error: float, cases: int, *, least: float = -math.inf, most: float = math.inf
+    ) -> Interval:
+        """Student's, from a mean and its standard error; ends beyond what is possible are cut off."""
+        if cases < 2 or math.isnan(error):
+            return cls(mean, math.nan, math.nan, cases)
+        half = float(stats.t.ppf(0.5 + LEVEL / 2, cases - 1)) * error
+        return cls(mean, max(mean - half, least), min(mean + half, most), cases)
 
-def student(values: Sequence[float], *, least: float = -np.inf, most: float = np.inf) -> Interval:
+
+def student(values: Sequence[float], *, least: float = -math.inf, most: float = math.inf) -> Interval:
     """The mean of some numbers, those that are nan left out; ends beyond what is possible are cut off."""
     known = np.array([one for one in values if not np.isnan(one)], dtype=float)
     if not len(known):
-        return Interval(np.nan, np.nan, np.nan, 0)
-    mean = float(known.mean())
-    if len(known) == 1:
-        return Interval(mean, np.nan, np.nan, 1)
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known)))
-    return Interval(mean, max(mean - half, least), min(mean + half, most), len(known))
+        return Interval(math.nan, math.nan, math.nan, 0)
+    error = float(known.std(ddof=1) / np.sqrt(len(known))) if len(known) > 1 else math.nan
+    return Interval.around(float(known.mean()), error, len(known), least=least, most=most)
 
 
 def wilson(values: Sequence[float]) -> Interval:
@@ -79,3 +88,14 @@ def json_numbers(values: Float[np.ndarray, "*axes"]) -> Any:
     if values.ndim == 0:
         return None if np.isnan(values) else float(values)
     return [json_numbers(np.asarray(one)) for one in values]
+
+
+def json_values(value: Any) -> Any:
+    """Dataclasses, mappings and sequences as JSON has them, with null for numbers it does not have."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: json_values(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {name: json_values(one) for name, one in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return [json_values(one) for one in value] if isinstance(value, (tuple, list)) else value
