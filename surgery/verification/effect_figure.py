@@ -39,6 +39,7 @@ def plot_effects(effects: Effects, ax: Axes | None = None) -> Axes:
             _numbers(one), (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=7, color=colour
         )
     ax.set_xscale("symlog", linthresh=1.0)
+    ax.xaxis.set_major_formatter("{x:g}")
     reach = max(3.0, *(abs(x) for one in effects.effects for x in _scaled(one) if not math.isnan(x)))
     ax.set_xlim(-1.3 * reach, 1.3 * reach)
     ax.set_yticks(range(count), [one.axis for one in effects.effects], fontsize=8)
