@@ -53,7 +53,7 @@ class Classic:
     """
 
     successes: Float[np.ndarray, "facts 4"]
-    magnitudes: Float[np.ndarray, "facts 3"]
+    magnitudes: Float[np.ndarray, "_ 3"]
 
     def __post_init__(self) -> None:
         if len(self.successes) != len(self.magnitudes):

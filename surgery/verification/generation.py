@@ -114,7 +114,7 @@ def generation(
     facts: Sequence[Fact],
     *,
     claim: Literal["removed", "rewritten"] | None = None,
-    forms: Sequence[Form] = FORMS,
+    forms: Sequence[str] = FORMS,
     question: str = QUESTION,
     chat: str = CHAT,
     most: int = MOST_TOKENS,
@@ -177,8 +177,8 @@ def _asked(
     return found
 
 
-def _wordings(forms: Sequence[Form], question: str, chat: str) -> dict[Form, str]:
-    known: dict[Form, str] = {"plain": PLACE, "question": question, "chat": chat}
+def _wordings(forms: Sequence[str], question: str, chat: str) -> dict[Form, str]:
+    known: dict[str, str] = {"plain": PLACE, "question": question, "chat": chat}
     if not forms:
         raise SurgeryError(f"there is no form to ask in; give some of {', '.join(known)}")
     for form in forms:
