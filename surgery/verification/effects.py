@@ -18,14 +18,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from surgery.edit import Edit
-from surgery.errors import SurgeryError
+from surgery.errors import SurgeryError, check_choice
 from surgery.fact import SLOT, Fact
 from surgery.model import Model
 from surgery.numbers import Interval, student
 from surgery.predict import generate, next_log_probs, rate
 from surgery.shipped import example_facts, neutral_texts
 from surgery.tokens import ask, encode
-from surgery.verification.attack import Profile
+from surgery.verification.attack import PROFILES
 from surgery.verification.baseline import Baseline
 from surgery.verification.drift import Drift
 from surgery.verification.effect import AXES, QUICK, Effect, Effects
@@ -51,7 +51,7 @@ def effects(
     edit: Edit,
     facts: Sequence[Fact],
     *,
-    profile: Profile = "standard",
+    profile: str = "standard",
     drift: Drift | None = None,
     baseline: Baseline | None = None,
     pool: Sequence[Fact] | None = None,
@@ -76,8 +76,9 @@ def effects(
         seed: of everything drawn.
 
     Raises:
-        SurgeryError: there are no facts, or the baseline is another model's.
+        SurgeryError: there are no facts, no such profile, or the baseline is another model's.
     """
+    check_choice("verification profile", profile, PROFILES)
     if not facts:
         raise SurgeryError("there are no facts whose surroundings could be asked; give at least one")
     started = time.perf_counter()

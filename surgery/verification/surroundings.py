@@ -67,8 +67,8 @@ def around(facts: Sequence[Fact], chosen: Sequence[int]) -> list[Case]:
 
 
 def about_subjects(facts: Sequence[Fact], chosen: Sequence[int], pool: Sequence[Fact]) -> list[Case]:
-    """Facts of the pool about the same subjects; those of the same relation or with an answer at hand are left out."""
-    cases = []
+    """Facts of the pool about the same subjects; those edited, of the same relation or with its answer are left out."""
+    cases, edited = [], {fact.prompt for fact in facts}
     for i in chosen:
         fact = facts[i]
         answers = {normalised(text) for text in (fact.target, *fact.aliases, fact.new_target or "")}
@@ -78,6 +78,7 @@ def about_subjects(facts: Sequence[Fact], chosen: Sequence[int], pool: Sequence[
             if fact.subject
             and normalised(one.subject) == normalised(fact.subject)
             and one.template != fact.template
+            and one.prompt not in edited
             and normalised(one.target) not in answers
         ]
     return cases

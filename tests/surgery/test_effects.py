@@ -22,7 +22,7 @@ from surgery.verification.drift import Drift, drift, log_probs
 from surgery.verification.effect import AXES, QUICK, Effect, Effects
 from surgery.verification.effect_figure import plot_effects
 from surgery.verification.effects import effects, repeated
-from surgery.verification.surroundings import OPENINGS, REVERSED, around, unrelated_cases
+from surgery.verification.surroundings import OPENINGS, REVERSED, about_subjects, around, unrelated_cases
 
 NAN = math.nan
 DRIFT = Drift(0.1, 0.01, 0.1, 9, 90, (2.0, 3.0))
@@ -239,6 +239,13 @@ def test_a_baseline_refuses_new_questions_under_an_edit(toy: Toy, changed: Edit)
 def test_there_has_to_be_a_fact(toy: Toy, changed: Edit) -> None:
     with pytest.raises(SurgeryError, match="no facts whose surroundings could be asked"):
         effects(toy[0], changed, [])
+    with pytest.raises(SurgeryError, match="there is no verification profile 'slow'; choose one of quick"):
+        effects(toy[0], changed, toy[1][:1], profile="slow")
+
+
+def test_other_facts_that_are_edited_too_are_no_side_effects(toy: Toy) -> None:
+    facts = [fact for fact in toy[1] if fact.subject == toy[1][0].subject]
+    assert [one.prompt for one in about_subjects(facts[:2], [0], toy[1])] == [facts[2].prompt]
 
 
 def test_a_fact_without_a_subject_has_fewer_axes(toy: Toy, changed: Edit) -> None:
