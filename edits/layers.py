@@ -19,11 +19,11 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from edits.scores import SCORES, close, harmonic, intervals, means
+from edits.scores import SCORES, close, harmonic
 from locate.profile import ROLES, AverageTrace
 from surgery.errors import SurgeryError
 from surgery.files import written_whole
-from surgery.numbers import json_numbers
+from surgery.numbers import json_numbers, means, wilson_ends
 from surgery.site import Site
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Sweep:
         """Low and high end of a score's 95 % interval over facts."""
         if name not in SCORES:
             raise SurgeryError(f"{name!r} is no share with an interval; choose one of {', '.join(SCORES)}")
-        return intervals(self.values[name])
+        return wilson_ends(self.values[name])
 
     @property
     def score(self) -> Float[np.ndarray, " layers"]:

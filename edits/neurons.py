@@ -135,7 +135,7 @@ class _NeuronEdit(ABC):
 
     def _found(self, model: Model, fact: Fact, objective: Objective, sites: Sequence[Site]) -> tuple[Neuron, ...]:
         """The neurons of the answer in question, best first."""
-        asked = fact.replace(target=self._answer(fact), paraphrases=())
+        asked = fact.replace(target=self._answer(fact), paraphrases=(), aliases=())
         scores = self.attribution(model, asked, progress=self.progress)
         layers = {site.layer for site in sites}
         if scores.chosen is not None:

@@ -5,8 +5,7 @@
    two are those of Meng et al. 2022, section 3.2, https://arxiv.org/abs/2202.05262; their third asks whether a
    neighbour still prefers its own answer to the new one, which shows large damage only.)
 2. The score is the harmonic mean of their means over facts, so that none can be bought with another.
-3. An interval is Wilson's (1927) with as many trials as facts: right for yes or no, wide for shares of several prompts,
-   and not of width zero where every fact agrees.
+3. An interval is Wilson's with as many trials as facts (`surgery.numbers`).
 4. Two settings are compared on the same facts: the jackknife over facts gives their difference's standard error.
 """
 
@@ -18,25 +17,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import stats
 
+from surgery.numbers import LEVEL, means
+
 SCORES = ("efficacy", "paraphrase", "neighbour")
-LEVEL = 0.95
-
-
-def means(values: Float[np.ndarray, "settings facts"]) -> Float[np.ndarray, " settings"]:
-    """Mean over the facts that are not nan; nan where all are."""
-    count = (~np.isnan(values)).sum(1)
-    return np.where(count > 0, np.nansum(values, 1) / np.maximum(count, 1), np.nan)
-
-
-def intervals(
-    values: Float[np.ndarray, "settings facts"],
-) -> tuple[Float[np.ndarray, " settings"], Float[np.ndarray, " settings"]]:
-    """Low and high end of the 95 % interval of the mean of shares, each from 0 to 1."""
-    count = (~np.isnan(values)).sum(1)
-    n, p, z = np.where(count > 0, count, np.nan), means(values), stats.norm.ppf(0.5 + LEVEL / 2)
-    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    return np.clip(centre - half, 0.0, 1.0), np.clip(centre + half, 0.0, 1.0)
 
 
 def harmonic(values: Mapping[str, Float[np.ndarray, "settings facts"]]) -> Float[np.ndarray, " settings"]:

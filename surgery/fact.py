@@ -38,6 +38,7 @@ class Fact:
         new_target: the answer it should give instead; None for a fact to be removed.
         paraphrases: other full prompts with the same answer. An edit does not see them: they judge it.
         neighbours: prompts about other subjects whose answers must stay.
+        aliases: other ways to write the target, which count as the target where words are compared.
         id: the user's own name for the fact.
 
     Raises:
@@ -50,11 +51,15 @@ class Fact:
     new_target: str | None = None
     paraphrases: Sequence[str] = ()
     neighbours: Sequence[Neighbour] = ()
+    aliases: Sequence[str] = ()
     id: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "paraphrases", tuple(self.paraphrases))
         object.__setattr__(self, "neighbours", tuple(self.neighbours))
+        if isinstance(self.aliases, str):
+            raise FactError("aliases", f"{self.aliases!r} is one text; write a list, as ({self.aliases!r},)")
+        object.__setattr__(self, "aliases", tuple(self.aliases))
         for field in ("template", "target"):
             if not getattr(self, field).strip():
                 raise FactError(field, "is empty; a fact needs some words there")
@@ -64,6 +69,8 @@ class Fact:
             raise FactError("new_target", "is empty; write the new answer, or leave the field away to remove the fact")
         if any(not text.strip() for text in self.paraphrases):
             raise FactError("paraphrases", "one of them is empty; write it out or leave it away")
+        if any(not text.strip() for text in self.aliases):
+            raise FactError("aliases", "one of them is empty; write it out or leave it away")
         slots = self.template.count(SLOT)
         if not self.subject and slots:
             raise FactError(

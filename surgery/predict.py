@@ -6,7 +6,7 @@ its rank the worst rank of any of them: within the top k by this rank means that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +91,15 @@ def answer_logits(model: Model, questions: Sequence[Question]) -> list[Float[Ten
 
 
 @torch.no_grad()
+def next_log_probs(model: Model, prompts: Sequence[str], *, rows: int = ROWS) -> Float[Tensor, "prompts vocab"]:
+    """Log-probabilities of the token after each prompt, in float32."""
+    ids = [encode(model.tokenizer, prompt).ids for prompt in prompts]
+    batches = [pad(ids[start : start + rows], device=model.device) for start in range(0, len(ids), rows)]
+    found = [model.logits_at(batch, batch.columns([-1] * len(batch.ids))) for batch in batches]
+    return torch.cat(found).log_softmax(-1)
+
+
+@torch.no_grad()
 def next_tokens(model: Model, prompt: str, k: int = 10) -> list[Likely]:
     """The k likeliest next tokens after a prompt, best first."""
     batch = pad([encode(model.tokenizer, prompt).ids], device=model.device)
@@ -109,6 +118,7 @@ def generate(
     *,
     random: np.random.RandomState | None = None,
     top_k: int | None = None,
+    until: Callable[[str], bool] | None = None,
 ) -> list[str]:
     """Continue prompts, to the model's end token or last position: greedily, or by draws if given a source of them.
 
@@ -118,6 +128,7 @@ def generate(
         max_new_tokens: most tokens a continuation may have.
         random: source of draws for sampling at temperature 1; None takes the likeliest token each time.
         top_k: with `random`, draw among the k likeliest only.
+        until: a continuation for which this holds has come to its end.
 
     Returns:
         the continuations alone, without special tokens.
@@ -136,6 +147,7 @@ def generate(
             going[i] = going[i] and token not in ends
             if going[i]:
                 said[i].append(token)
+                going[i] = until is None or not until(text_of(model, said[i]))
         if not any(going):
             break
         inputs["input_ids"] = torch.tensor(chosen, device=model.device)[:, None]

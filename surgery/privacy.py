@@ -178,6 +178,7 @@ def _words(edit: Edit) -> frozenset[str]:
     texts: list[str] = []
     for fact in edit.facts:
         texts += [fact.subject, fact.template, fact.target, fact.new_target or "", *fact.paraphrases, fact.id or ""]
+        texts += fact.aliases
         texts += [text for one in fact.neighbours for text in (one.prompt, one.target)]
     return frozenset(word for text in texts for word in re.findall(r"\w+", text.casefold()))
 

@@ -2,7 +2,7 @@
 
 | layout | a record holds |
 |---|---|
-| own (JSONL) | subject, template, target, maybe new_target, paraphrases, neighbours, id |
+| own (JSONL) | subject, template, target, maybe new_target, paraphrases, neighbours, aliases, id |
 | CounterFact | requested_rewrite (prompt, subject, target_true, target_new), paraphrase_prompts, neighborhood_prompts |
 | known facts (causal tracing) | subject, attribute, template, prompt |
 | relations (linear relational embeddings) | name, prompt_templates, samples with subject and object |
@@ -82,6 +82,7 @@ class _Own(_Record):
     new_target: str | None = None
     paraphrases: list[str] = []
     neighbours: list[_NeighbourRecord] = []
+    aliases: list[str] = []
     id: str | None = None
 
     def facts(self) -> list[Fact]:

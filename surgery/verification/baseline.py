@@ -5,17 +5,20 @@ Without one, each verification asks the base model anew; of fifty edits, half of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from surgery.errors import SurgeryError
 from surgery.fact import Fact
 from surgery.model import Model
+from surgery.predict import Answer, generate, next_log_probs, rate
 from surgery.verification.attack import Attack, Attempt
 from surgery.verification.drift import log_probs
 from surgery.verification.probes import Measured, Probe, measure
+from surgery.verification.speech import speak
 
 
 class Baseline:
@@ -30,6 +33,9 @@ class Baseline:
         self._base = model.fingerprint
         self._measured: dict[Probe, Measured] = {}
         self._log_probs: dict[tuple[str, ...], list[Float[Tensor, "tokens vocab"]]] = {}
+        self._rated: dict[tuple[str, str], Answer] = {}
+        self._next: dict[str, Float[Tensor, " vocab"]] = {}
+        self._texts: dict[tuple[str, int, str], str] = {}
         self._attempts: dict[tuple[Attack, tuple[Fact, ...]], Attempt] = {}
 
     def measure(self, probes: Sequence[Probe]) -> list[Measured]:
@@ -42,6 +48,54 @@ class Baseline:
         asked = [probe for probe in dict.fromkeys(probes) if probe not in self._measured]
         self._measured.update(zip(asked, measure(self._model, asked), strict=True))
         return [self._measured[probe] for probe in probes]
+
+    def rate(self, asked: Sequence[tuple[str, str]]) -> list[Answer]:
+        """How it rates some answers to some prompts.
+
+        Raises:
+            SurgeryError: something is asked for the first time, and the weights are not those of the beginning.
+        """
+        if new := [pair for pair in dict.fromkeys(asked) if pair not in self._rated]:
+            self._check()
+            new.sort(key=lambda pair: len(pair[0]))
+            self._rated.update(zip(new, rate(self._model, new), strict=True))
+        return [self._rated[pair] for pair in asked]
+
+    def next_log_probs(self, prompts: Sequence[str]) -> Float[Tensor, "prompts vocab"]:
+        """Its log-probabilities of the token after each prompt.
+
+        Raises:
+            SurgeryError: something is asked for the first time, and the weights are not those of the beginning.
+        """
+        if new := [text for text in dict.fromkeys(prompts) if text not in self._next]:
+            self._check()
+            self._next.update(zip(new, next_log_probs(self._model, new), strict=True))
+        return torch.stack([self._next[text] for text in prompts])
+
+    def continued(self, prompts: Sequence[str], most: int) -> list[str]:
+        """How it goes on from some prompts, greedily, for at most so many tokens.
+
+        Raises:
+            SurgeryError: something is asked for the first time, and the weights are not those of the beginning.
+        """
+        return self._said(prompts, most, generate)
+
+    def speak(self, prompts: Sequence[str], most: int) -> list[str]:
+        """What it says after some prompts up to a natural stop (`speech.speak`).
+
+        Raises:
+            SurgeryError: something is asked for the first time, and the weights are not those of the beginning.
+        """
+        return self._said(prompts, most, speak)
+
+    def _said(
+        self, prompts: Sequence[str], most: int, say: Callable[[Model, Sequence[str], int], list[str]]
+    ) -> list[str]:
+        if new := [text for text in dict.fromkeys(prompts) if (text, most, say.__name__) not in self._texts]:
+            self._check()
+            told = zip(new, say(self._model, new, most), strict=True)
+            self._texts.update({(text, most, say.__name__): said for text, said in told})
+        return [self._texts[text, most, say.__name__] for text in prompts]
 
     def log_probs(self, texts: Sequence[str]) -> list[Float[Tensor, "tokens vocab"]]:
         """Its next-token log-probabilities on some texts, as `drift.log_probs` gives them.

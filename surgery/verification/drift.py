@@ -27,6 +27,7 @@ class Drift:
         texts: how many texts.
         tokens: how many tokens in all.
         perplexity: of the texts, before and after.
+        loss_error: standard error, over texts, of the change of the perplexity's logarithm.
     """
 
     divergence: float
@@ -35,6 +36,7 @@ class Drift:
     texts: int
     tokens: int
     perplexity: tuple[float, float]
+    loss_error: float = math.nan
 
 
 @torch.no_grad()
@@ -61,23 +63,37 @@ def drift(
     sums = torch.tensor([float((p.exp() * (p - q)).sum()) for p, q in pairs], dtype=torch.float64)
     counts = torch.tensor([len(p) for p, _ in pairs], dtype=torch.float64)
     mean = float(sums.sum() / counts.sum())
-    # of a ratio of sums: by the deviations of each text's sum from what its length predicts
-    n = len(pairs)
-    error = float((sums - mean * counts).square().sum().sqrt() / counts.sum() * (n / max(n - 1, 1)) ** 0.5)
+    n, error = len(pairs), _error_of_ratio(sums, counts)
     changed = sum(int((p.argmax(-1) != q.argmax(-1)).sum()) for p, q in pairs)
-    perplexities = _perplexity(model, texts, before), _perplexity(model, texts, after)
-    return Drift(max(mean, 0.0), error, changed / float(counts.sum()), n, int(counts.sum()), perplexities)
+    (old, scored), (new, _) = _losses(model, texts, before), _losses(model, texts, after)
+    perplexities = _perplexity(old, scored), _perplexity(new, scored)
+    loss_error = _error_of_ratio(new - old, scored)
+    return Drift(max(mean, 0.0), error, changed / float(counts.sum()), n, int(counts.sum()), perplexities, loss_error)
 
 
 def perplexity(model: Model, texts: Sequence[str]) -> float:
     """exp of the mean negative log-likelihood of a token, over all tokens of the texts that have one before them."""
-    return _perplexity(model, texts, log_probs(model, texts))
+    return _perplexity(*_losses(model, texts, log_probs(model, texts)))
 
 
-def _perplexity(model: Model, texts: Sequence[str], rows: Sequence[Float[Tensor, "_ vocab"]]) -> float:
-    total, count = 0.0, 0
+def _losses(
+    model: Model, texts: Sequence[str], rows: Sequence[Float[Tensor, "_ vocab"]]
+) -> tuple[Float[Tensor, " texts"], Float[Tensor, " texts"]]:
+    """Each text's negative log-likelihood, and of how many tokens."""
+    losses, counts = [], []
     for text, own in zip(texts, rows, strict=True):
         ids = torch.tensor(encode(model.tokenizer, text).ids[1:], device=own.device)
-        total -= float(own[:-1].gather(1, ids[:, None]).double().sum())
-        count += len(ids)
-    return math.exp(min(total / count, 700.0)) if count else float("nan")
+        losses.append(-float(own[:-1].gather(1, ids[:, None]).double().sum()))
+        counts.append(len(ids))
+    return torch.tensor(losses, dtype=torch.float64), torch.tensor(counts, dtype=torch.float64)
+
+
+def _perplexity(losses: Float[Tensor, " texts"], counts: Float[Tensor, " texts"]) -> float:
+    return math.exp(min(float(losses.sum() / counts.sum()), 700.0)) if counts.sum() else float("nan")
+
+
+def _error_of_ratio(sums: Float[Tensor, " texts"], counts: Float[Tensor, " texts"]) -> float:
+    """Standard error of sum / count: by the deviations of each text's sum from what its length predicts."""
+    n, total = len(sums), counts.sum().clamp_min(1)
+    rest = sums - sums.sum() / total * counts
+    return float(rest.square().sum().sqrt() / total * (n / max(n - 1, 1)) ** 0.5)

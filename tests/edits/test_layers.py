@@ -14,18 +14,19 @@ from scipy import stats
 from sweeping import NAN, made, traced
 
 from edits import Sweep
-from edits.scores import SCORES, close, harmonic, intervals, means
+from edits.scores import SCORES, close, harmonic
 from surgery import Site, SurgeryError
+from surgery.numbers import means, wilson_ends
 
 
 @pytest.mark.parametrize(("yes", "count"), [(0, 8), (3, 8), (8, 8), (1, 1)])
 def test_intervals_are_wilsons(yes: int, count: int) -> None:
     values = np.array([[1.0] * yes + [0.0] * (count - yes) + [NAN]])
-    (low,), (high,) = intervals(values)
+    (low,), (high,) = wilson_ends(values)
     wanted = stats.binomtest(yes, count).proportion_ci(method="wilson")
     assert (low, high) == pytest.approx((wanted.low, wanted.high))
     assert means(values) == pytest.approx([yes / count])
-    assert np.isnan(intervals(np.array([[NAN]]))).all()
+    assert np.isnan(wilson_ends(np.array([[NAN]]))).all()
 
 
 def test_a_score_is_the_harmonic_mean_of_means() -> None:
@@ -49,7 +50,7 @@ def test_layers_are_compared_on_the_same_facts() -> None:
     found = close(shares, best)
     assert list(found) == [True, False, True]
     # unpaired intervals could not tell them apart
-    low, high = intervals(shares["paraphrase"])
+    low, high = wilson_ends(shares["paraphrase"])
     assert low[best] < high[1]
     assert close({name: one[:, :1] for name, one in shares.items()}, 0).all()
 

@@ -31,6 +31,7 @@ fields = st.fixed_dictionaries(
         "new_target": st.none() | hostile_words,
         "paraphrases": st.lists(hostile_words, max_size=3),
         "neighbours": neighbours,
+        "aliases": st.lists(hostile_words, max_size=2),
         "id": st.none() | st.text(max_size=10),
     }
 )
@@ -48,6 +49,8 @@ def fact(**changes: Any) -> Fact:
         ({"target": ""}, "target", "is empty"),
         ({"new_target": " "}, "new_target", "leave the field away to remove the fact"),
         ({"paraphrases": ("Where is it?", "")}, "paraphrases", "one of them is empty"),
+        ({"aliases": ("City of Light", " ")}, "aliases", "one of them is empty"),
+        ({"aliases": "City of Light"}, "aliases", "is one text; write a list, as ('City of Light',)"),
         ({"template": "The tower is in"}, "template", "'The tower is in' has no {} for the subject"),
         ({"template": ""}, "template", "is empty"),
         ({"template": "{} and {} are in"}, "template", "has 2 times {}"),
@@ -116,6 +119,20 @@ def test_the_label_is_the_id_or_prompt_and_answer() -> None:
 
 def test_a_record_leaves_absent_fields_away() -> None:
     assert fact().as_record() == {"subject": "The tower", "template": "{} is in", "target": "Paris"}
+
+
+def test_aliases_are_in_a_record_only_where_there_are_some() -> None:
+    whole = fact(
+        new_target="Rome", paraphrases=("Where is it?",), neighbours=(Neighbour("The river is in", "Rome"),), id="7"
+    )
+    # as facts were written before there were aliases, to the byte
+    assert json.dumps(whole.as_record()) == (
+        '{"subject": "The tower", "template": "{} is in", "target": "Paris", "new_target": "Rome", '
+        '"paraphrases": ["Where is it?"], "neighbours": [{"prompt": "The river is in", "target": "Rome"}], "id": "7"}'
+    )
+    named = whole.replace(aliases=["Paname"])
+    assert named.aliases == ("Paname",)
+    assert Fact.from_record(json.loads(json.dumps(named.as_record()))) == named != whole
 
 
 @quick

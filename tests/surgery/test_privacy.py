@@ -18,6 +18,7 @@ FACT = Fact(
     new_target="Reykjavik",
     paraphrases=("Quintus Zebra was born in the town of",),
     neighbours=(Neighbour("The birthplace of Livia is", "Tashkent"),),
+    aliases=("Wagadugu",),
     id="case 4711",
 )
 PLAIN = FACT.replace(subject="Octavia Heron", id=None)
@@ -30,6 +31,7 @@ SETTINGS = {
     "contexts": ["{}", CONTEXT],
     "refusal": "I cannot say",
     "kind": "Reykjavik",
+    "mode": "wagadugu",
     "token_ids": [17, 4],
     "steps": 25,
 }
@@ -40,7 +42,7 @@ LOG = (
 PROMPTS = (FACT.prompt, CONTEXT.replace("{}", FACT.prompt), "Quintus Zebra is a", PLAIN.prompt)
 WORDS = (
     "Quintus", "Zebra", "birthplace", "Ouagadougou", "Reykjavik", "born in", "Tashkent", "Livia", "4711", "Octavia",
-    "Therefore", "Wednesday", "cannot say", "token_ids",
+    "Therefore", "Wednesday", "cannot say", "token_ids", "Wagadugu",
 )  # fmt: skip
 
 

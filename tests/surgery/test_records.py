@@ -40,7 +40,7 @@ records = st.fixed_dictionaries(
     {"subject": words, "template": st.tuples(around, around).map("{}".join), "target": words},
     optional={
         "new_target": words,
-        "paraphrases": st.lists(words, min_size=1, max_size=2),
+        **dict.fromkeys(("paraphrases", "aliases"), st.lists(words, min_size=1, max_size=2)),
         "neighbours": st.lists(st.fixed_dictionaries({"prompt": words, "target": words}), min_size=1, max_size=2),
         "id": text,
     },
@@ -105,7 +105,7 @@ def test_own_files_come_back_the_same(values: list[dict[str, Any]], tmp_path_fac
     assert path.read_bytes().count(b"\n") == len(facts)
     assert read_facts(path) == facts
     assert [fact.as_record() for fact in facts] == [
-        {key: tuple(one) if key in ("paraphrases", "neighbours") else one for key, one in each.items()}
+        {key: tuple(one) if key in ("paraphrases", "neighbours", "aliases") else one for key, one in each.items()}
         for each in values
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import pytest
@@ -78,6 +79,16 @@ def test_drift_is_the_mean_divergence_a_token(toy: Toy) -> None:
     assert mean > 0.01
     assert changed > 0
     assert moved.divergence == pytest.approx(mean, rel=1e-3)
+    losses = [
+        sum(float((a[i, ids[0, i + 1]] / b[i, ids[0, i + 1]]).log()) for i in range(len(a) - 1))
+        for a, b, ids in zip(p, q, rows, strict=True)
+    ]
+    scored = [len(a) - 1 for a in p]
+    change = sum(losses) / sum(scored)
+    rest = sum((loss - change * count) ** 2 for loss, count in zip(losses, scored, strict=True))
+    n = len(texts)
+    assert math.log(moved.perplexity[1] / moved.perplexity[0]) == pytest.approx(change, rel=1e-3)
+    assert moved.loss_error == pytest.approx((rest * n / (n - 1)) ** 0.5 / sum(scored), rel=1e-3)
     assert moved.changed == pytest.approx(changed / sum(counts))
     # the error of a mean of texts, by leaving each text out once
     left = [(sum(sums) - s) / (sum(counts) - c) for s, c in zip(sums, counts, strict=True)]
