@@ -57,7 +57,7 @@ def verify(
         model: the base model; it is the same afterwards.
         edit: the edit to judge; None to judge the model at hand.
         facts: what to ask; None for the facts the edit was made from.
-        profile: how much to try: the attacks of `surgery.verification.attacks` that belong to it.
+        profile: how much to try, "quick", "standard" or "full": its attacks among `surgery.verification.attacks`.
         claim: what should hold; None for the edit's own, or, without one, "rewritten" where facts name a new answer.
         thresholds: where the lines are drawn.
         texts: neutral text for the drift; None for the shipped sentences.
