@@ -57,7 +57,10 @@ def page(report: Report, figures: Mapping[str, Figure | Axes]) -> str:
 def in_words(report: Report) -> list[tuple[str, int]]:
     """What became of the facts, in words, and of how many; the gravest first."""
     order = ("still there", "suppressed", "collateral damage", "never known", "inconclusive", "holds")
-    counts = Counter((order.index(one.overall), one.depth or one.overall) for one in report.verdicts)
+    said = {"holds": "every claim holds"}
+    counts = Counter(
+        (order.index(one.overall), one.depth or said.get(one.overall, one.overall)) for one in report.verdicts
+    )
     return [(word, count) for (_, word), count in sorted(counts.items())]
 
 

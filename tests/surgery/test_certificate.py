@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from surgery import Certificate, Edit, Fact, Model, Report, SurgeryError, redact, verify
 from surgery.certificate_format import canonical
-from surgery.signing import make_key, read_key, read_public_key
+from surgery.signing import make_key, read_key
 from surgery.verification.attack import Finding
 
 Made = tuple[Model, Edit, tuple[Fact, ...], Report, Certificate]
@@ -246,30 +246,6 @@ def test_a_model_judged_as_it_is_has_one_too(toy: Toy, made: Made) -> None:
     assert certificate.content["weights"] == {"before": None, "after": model.fingerprint}
     assert certificate.check(model, facts=facts[0]).ok
     assert certificate.check(edit=made[1])["edit"].told.startswith("the certificate is about a model as it was")
-
-
-def test_keys_are_files_their_owner_alone_may_read(tmp_path: Path, keys: Path) -> None:
-    public = make_key(tmp_path / "deep" / "key")
-    private, beside = tmp_path / "deep" / "key", tmp_path / "deep" / "key.pub"
-    assert private.stat().st_mode & 0o777 == 0o600
-    assert read_public_key(beside) == read_public_key(str(beside)) == read_public_key(public) == public
-    assert b"PRIVATE" not in beside.read_bytes()
-    for there in (private, beside):
-        with pytest.raises(SurgeryError, match=r"is there already"):
-            make_key(private)
-        there.unlink()
-    (tmp_path / "text").write_text("no key")
-    wrong: list[tuple[Callable[[Any], Any], Any, str]] = [
-        (read_key, keys / "mine.pub", "holds no private key"),
-        (read_key, tmp_path / "text", "holds no private key"),
-        (read_key, tmp_path / "absent", "cannot read the key"),
-        (read_public_key, keys / "mine", "holds no public key"),
-        (read_public_key, "ab12", "cannot read the key ab12"),
-        (read_public_key, "A" * 64, "cannot read the key"),
-    ]
-    for read, what, message in wrong:
-        with pytest.raises(SurgeryError, match=message):
-            read(what)
 
 
 @pytest.mark.skipif(which("openssl") is None, reason="there is no openssl to check the signature by")

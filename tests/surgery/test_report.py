@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html.parser
 import io
 import json
@@ -14,6 +15,8 @@ from rich.console import Console
 
 from surgery import Report, SurgeryError, verify
 from surgery.predict import rate
+from surgery.report_page import in_words
+from surgery.verification.verdicts import DEPTH, Claim, Verdict
 
 HOSTILE = "<script>alert('x')</script> {{ 7 * 7 }} {% raw %} \u2028 & \"quotes\" [bold]"
 
@@ -150,3 +153,25 @@ def test_figures_are_taken_along_and_stay_open(hostile: Report, tmp_path: Path) 
     ax.remove()
     with pytest.raises(SurgeryError, match="'where' is no figure to put into a report"):
         hostile.save(tmp_path, {"where": ax})
+
+
+def test_facts_are_counted_by_what_became_of_them(hostile: Report) -> None:
+    (one,) = hostile.verdicts
+    good = Claim("removed", "holds", "gone", 3)
+    withstood = [Claim(name, "holds", "withstood", 1) for name in DEPTH]
+    deep = Verdict("deep", (good, *withstood), "holds")
+    verdicts = (Verdict("plain", (good,), "holds"), deep, one, Verdict("known", (good,), "never known"), deep)
+    assert in_words(dataclasses.replace(hostile, verdicts=verdicts)) == [
+        ("still there", 1),
+        ("never known", 1),
+        ("every claim holds", 1),
+        ("removed under this battery", 2),
+    ]
+
+
+def test_a_page_says_where_the_edit_is(toy: Toy, tmp_path: Path) -> None:
+    edit = toy_edit(toy, size=0.01, settings={"objective": "neutral", "sites": ["L1.mlp", "L2.mlp"]})
+    report = verify(toy[0], edit, texts=["The", "They"], attacks=())
+    page = (report.save(tmp_path) / "report.html").read_text(encoding="utf-8")
+    assert "random, objective neutral at L1.mlp, L2.mlp" in page
+    assert "attacks: none" in page
