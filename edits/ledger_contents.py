@@ -10,7 +10,7 @@ import torch
 from edits.grid import ClosedForm
 from edits.ledger_method import method_of
 from edits.ledger_store import KINDS, VERSIONS, Damaged, Store
-from edits.ledger_version import SHORTEST, Entry, Version, factors_digest
+from edits.ledger_version import SHORTEST, Entry, Version
 from edits.objectives import Objective
 from edits.statistics import Statistics
 from edits.value_files import difference, fact_key, read_facts_and_loss, read_value, value_bytes
@@ -187,7 +187,7 @@ class Contents:
             statistics=head.statistics,
             values=digests,
             edit=None if edit is None else self.store.put_saved("edits", edit.save),
-            factors=None if edit is None else factors_digest(edit),
+            factors=None if edit is None else edit.digest,
             about=about(model),
         )
         self.store.put_version(version.hash, version.as_bytes())

@@ -198,7 +198,7 @@ def distance(edit: Edit | None, other: Edit | None) -> float:
     """|dW - dW'| / max(|dW|, |dW'|) over all weights the two edits change; exactly 0 for equal factors."""
     if edit is None or other is None:
         return float(edit is not other)
-    if factors_digest(edit) == factors_digest(other):
+    if edit.digest == other.digest:
         return 0.0
     ours, theirs = ({delta.module: delta for delta in one.deltas} for one in (edit, other))
     total = 0.0
@@ -208,16 +208,6 @@ def distance(edit: Edit | None, other: Edit | None) -> float:
         total += (both[0] + both[1] if len(both) == 2 else both[0]).norm ** 2
     largest = max(sum(delta.norm**2 for delta in one.deltas) for one in (edit, other))
     return math.sqrt(total / largest) if largest else 0.0
-
-
-def factors_digest(edit: Edit) -> str:
-    """SHA-256 of which weights an edit changes and by which factors, to the last bit."""
-    digest = hashlib.sha256()
-    for delta in edit.deltas:
-        digest.update(f"{delta.module} {tuple(delta.left.shape)} {tuple(delta.right.shape)}\n".encode())
-        for factor in (delta.left, delta.right):
-            digest.update(factor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def entry_named(entries: Sequence[Entry], name: Fact | str) -> Entry:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
 
 from edits.method import Method
 from edits.rank_one import RankOne
@@ -16,6 +19,7 @@ from surgery.report import Report
 from surgery.site import Kind, Site
 from surgery.verification import verify
 from surgery.verification.attack import Profile
+from surgery.verification.verify import check_profile
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,20 @@ class Operation:
     trace: Trace | None
     edit: Edit
     report: Report
+
+    def save_report(self, folder: str | Path) -> Path:
+        """Write the report into a folder, its page with the trace's map where there is one.
+
+        Raises:
+            SurgeryError: the folder cannot be written to.
+        """
+        if self.trace is None:
+            return self.report.save(folder)
+        ax = self.trace.plot()
+        try:
+            return self.report.save(folder, {f"Where the answer of {self.trace.fact.prompt!r} passes through": ax})
+        finally:
+            plt.close(ax.get_figure(root=True))
 
 
 def operate(
@@ -52,9 +70,10 @@ def operate(
         facts: what to change; facts with a `new_target` are rewritten, the others removed.
         method: how; rank-one by default.
         sites: where; what the method recommends for the model by default.
-        profile: how much verification tries.
+        profile: how much verification tries: "quick", "standard" or "full".
         trace: what to restore in the trace, None to skip it.
     """
+    check_profile(profile)
     chosen = (facts,) if isinstance(facts, Fact) else tuple(facts)
     edit = (method or RankOne())(model, chosen, sites)
     traced = causal_trace(model, chosen[0], kind=trace) if trace is not None else None

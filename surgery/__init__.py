@@ -2,6 +2,7 @@
 
 from surgery.adapter import from_peft
 from surgery.anatomy import Anatomy
+from surgery.certificate import Certificate
 from surgery.delta import Delta
 from surgery.edit import Edit, Undo
 from surgery.errors import FactError, SurgeryError, UnsupportedModel, WrongWeights
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 __all__ = [
     "KINDS",
     "Anatomy",
+    "Certificate",
     "Delta",
     "Edit",
     "Fact",

@@ -14,6 +14,7 @@ import typer
 
 import surgery
 from surgery.commands.bench import bench, selftest
+from surgery.commands.certificate import certificate
 from surgery.commands.demo import demo
 from surgery.commands.edit import edit, remove
 from surgery.commands.export import export
@@ -37,6 +38,7 @@ app = typer.Typer(
 for function in (demo, locate_, show, sweep, edit, remove, verify, stats, export, selftest, bench):
     command(app, function)
 app.add_typer(ledger, name="ledger")
+app.add_typer(certificate, name="certificate")
 
 
 def main() -> None:

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -66,6 +67,16 @@ class Edit:
             raise SurgeryError(f"an edit's claim is 'rewritten' or 'removed', not {self.claim!r}")
         if self.hidden is not None and (self.facts or self.prompts):
             raise SurgeryError("an edit whose facts are hidden cannot hold them as well; take it from surgery.redact")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of which weights change and by which factors, to the last bit; of nothing else in a file."""
+        digest = hashlib.sha256()
+        for delta in self.deltas:
+            digest.update(f"{delta.module} {tuple(delta.left.shape)} {tuple(delta.right.shape)}\n".encode())
+            for factor in (delta.left, delta.right):
+                digest.update(factor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def mentions(self, fact: Fact | str) -> bool:
         """Whether the edit was made from this fact (same prompt and answer), or from one about this subject.

@@ -123,6 +123,11 @@ def redact(edit: Edit, keep: Keep = "hashed") -> Edit:
     )
 
 
+def fact_digests(facts: Sequence[Fact], salt: str) -> list[str]:
+    """Each fact's prompt and answer as a digest under a salt, both in hexadecimal."""
+    return _hashed([_whole(fact) for fact in facts], bytes.fromhex(salt))
+
+
 def check_keep(keep: str) -> None:
     """Whether there is such a way to keep facts, to be asked before anything that takes long.
 

@@ -5,19 +5,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
 from surgery.files import writable_folder, written_whole
+from surgery.junit import junit
+from surgery.report_page import page
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from surgery.verification.battery import Battery
+    from surgery.verification.costs import Costs
     from surgery.verification.drift import Drift
     from surgery.verification.leak import Leak
     from surgery.verification.probes import Measured, Probe, Rating
@@ -53,6 +60,7 @@ class Report:
         profile: how much was tried.
         battery: what attacks found.
         leak: how well the subjects can be read off the edit itself, where that was asked.
+        costs: what it took, by part.
     """
 
     claim: str
@@ -70,6 +78,7 @@ class Report:
     exit_code: int
     profile: str
     battery: Battery
+    costs: Costs
     leak: Leak | None = None
 
     @property
@@ -112,24 +121,34 @@ class Report:
         ]
         return {"format": "knowledge-surgery report 2", "meaning": self.meaning, "scores": self.scores, **record}
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, figures: Mapping[str, Figure | Axes] = MappingProxyType({})) -> Path:
         """Write `report.json` and `report.html` (one page, nothing loaded from elsewhere) into a folder.
+
+        Args:
+            folder: where; made if it is absent.
+            figures: more figures for the page, by what stands above each; they stay open.
 
         Raises:
             SurgeryError: the folder cannot be written to.
         """
         folder = writable_folder(folder)
-        environment = Environment(
-            loader=PackageLoader("surgery", "data"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-        )
-        page = environment.get_template("report.html.jinja").render(report=self, edit=self.edit or {})
         for name, text in (
             ("report.json", json.dumps(self.as_record(), indent=1, ensure_ascii=False)),
-            ("report.html", page),
+            ("report.html", page(self, figures)),
         ):
             with written_whole(folder / name) as temporary:
                 temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         return folder
+
+    def save_junit(self, path: str | Path) -> Path:
+        """Write the verdicts as JUnit XML, one test case a fact and claim (`surgery.junit`).
+
+        Raises:
+            SurgeryError: the place cannot be written to.
+        """
+        with written_whole(path) as temporary:
+            temporary.write_bytes(junit(self))
+        return Path(path)
 
     def table(self, most: int = 40) -> Table:
         """The probes as a table for the terminal, at most that many, those of the first facts."""

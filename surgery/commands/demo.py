@@ -27,7 +27,8 @@ def demo(run: Run, out: OutFolder = Path("demo")) -> int:
     )
     run.say(f"\n1. Where is it? Tracing {fact.prompt!r} through every token and layer.")
     traces = locate.causal_traces(model, fact, progress=run.talks)
-    figure = save(side_by_side(traces), out / "trace.png")
+    drawn = side_by_side(traces)
+    figure = save(drawn, out / "trace.png")
     trace = traces[KINDS.index("mlp")]
     run.say(
         f"   p(Paris) is {trace.clean:.2f}, and {trace.corrupted:.2f} with the subject hidden by noise.\n"
@@ -41,7 +42,7 @@ def demo(run: Run, out: OutFolder = Path("demo")) -> int:
     run.say(f"   {edit.deltas[0]}: {path} ({path.stat().st_size} bytes, {time.perf_counter() - clock:.0f} s)")
     run.say("\n3. Does it hold? Phrasings the edit has not seen, and neighbours that must stay.\n")
     report = surgery.verify(model, edit)
-    folder = report.save(out / "report")
+    folder = report.save(out / "report", {f"Where the answer of {fact.prompt!r} passes through": drawn})
     run.say(report.table())
     total = time.perf_counter() - started
     run.say(f"\n{report.meaning}: {folder / 'report.html'}; {total:.0f} s in all. The model on disk is as it was.")

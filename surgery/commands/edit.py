@@ -10,6 +10,7 @@ import typer
 
 import edits
 import surgery
+from surgery.commands.conclude import CertificateFile, JunitFile, Outputs, SignKey, conclude
 from surgery.commands.options import (
     Corpus,
     FactsFile,
@@ -23,7 +24,6 @@ from surgery.commands.options import (
     layers_of,
     lines_of,
 )
-from surgery.commands.verify import conclude
 from surgery.errors import SurgeryError, check_choice
 from surgery.fact import Fact
 from surgery.files import check_writable
@@ -76,6 +76,9 @@ def remove(
     corpus: Corpus = None,
     profile: Profile = "quick",
     keep_facts: KeepFacts = "plain",
+    junit: JunitFile = None,
+    certificate: CertificateFile = None,
+    sign: SignKey = None,
 ) -> int:
     """Compute the edit that removes facts, verify it, write edit and report. The model stays as it is."""
     chosen = [fact.replace(new_target=None) for fact in surgery.read_facts(facts)]
@@ -85,11 +88,11 @@ def remove(
     check_profile(profile)
     check_keep(keep_facts)
     check_writable(out)
-    check_writable(report)
+    outputs = Outputs(report=report, junit=junit, certificate=certificate, sign=sign)
     made, model = _computed(run, chosen, method, wanted, layer, corpus, "removed")
     found = surgery.verify(model, made, profile=profile)  # type: ignore[arg-type]  # checked there
     surgery.redact(made, keep_facts).save(out)  # type: ignore[arg-type]  # checked above
-    return conclude(run, found, report, {"edit": str(out)})
+    return conclude(run, found, outputs, model, made, files={"edit": str(out)})
 
 
 def _computed(

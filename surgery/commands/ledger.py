@@ -14,11 +14,13 @@ import surgery
 from edits.ledger_method import checked_method, method_of
 from edits.ledger_store import Store
 from edits.method import default_objective
-from surgery.commands.options import Corpus, FactsFile, Layer, OutFile, Run, command, layers_of, lines_of
+from surgery.commands.conclude import Outputs, conclude
+from surgery.commands.options import Corpus, FactsFile, Layer, OutFile, Profile, Run, command, layers_of, lines_of
 from surgery.errors import SurgeryError
 from surgery.fact import Fact
 from surgery.files import check_writable
 from surgery.site import Site
+from surgery.verification.verify import check_profile
 
 DEFAULT_METHOD = "memit"
 LedgerFolder = Annotated[Path, typer.Option("--ledger", help="The ledger's folder.")]
@@ -50,8 +52,18 @@ def add(
     ] = None,
     layer: Layer = None,
     corpus: Corpus = None,
-) -> None:
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Then judge all facts of the ledger again; the exit code is what they give."),
+    ] = False,
+    profile: Profile = "quick",
+    report: Annotated[Path | None, typer.Option(help="Folder for the report of --verify.")] = None,
+) -> int:
     """Add facts to a ledger, which is made if there is none. What is printed afterwards is on the disk."""
+    if report is not None and not verify:
+        raise SurgeryError("--report is where --verify writes; give --verify too")
+    check_profile(profile)
+    outputs = Outputs(report=report)
     chosen = surgery.read_facts(facts)
     if objective is not None and edits.objective_named(objective).claim == "removed":
         chosen = [fact.replace(new_target=None) for fact in chosen]
@@ -63,7 +75,14 @@ def add(
         opened, model = _made(run, folder, chosen, method or DEFAULT_METHOD, objective, layer, corpus)
     before = opened.head.hash
     version = opened.add(model, chosen, progress=run.talks)
-    _tell(run, opened, before, version)
+    if not verify:
+        _tell(run, opened, before, version)
+        return 0
+    _say(run, opened, before, version)
+    kept = [entry.fact for entry in opened.list(version.hash)]
+    made = opened.edit(version.hash)
+    found = surgery.verify(model, made, kept, profile=profile)  # type: ignore[arg-type]  # checked above
+    return conclude(run, found, outputs, model, made, kept, also=version.as_record())
 
 
 def remove(
@@ -223,14 +242,18 @@ def _check_same(
 
 
 def _tell(run: Run, opened: edits.Ledger, before: str, version: edits.LedgerVersion) -> None:
-    """What a change came to."""
+    """What a change came to, for readers and for programs."""
+    _say(run, opened, before, version)
+    run.result({**version.as_record(), "facts": len(opened.list(version.hash))})
+
+
+def _say(run: Run, opened: edits.Ledger, before: str, version: edits.LedgerVersion) -> None:
     if version.hash == before:
         run.say(f"nothing to change: version {version.hash[:12]} is what was asked for")
     else:
         found = opened.diff(before, version.hash)
         counts = f"{len(found.added)} added, {len(found.removed)} removed, {len(found.changed)} changed"
         run.say(f"version {version.hash[:12]}: {counts}, {len(opened.list(version.hash))} facts")
-    run.result({**version.as_record(), "facts": len(opened.list(version.hash))})
 
 
 def _apart(number: float) -> str:

@@ -21,6 +21,8 @@ from surgery.errors import SurgeryError
 from surgery.fact import Fact
 from surgery.model import Model, load
 from surgery.privacy import KEEPS
+from surgery.verification.attack import PROFILES
+from surgery.verification.attacks import ATTACKS
 
 FactsFile = Annotated[
     Path, typer.Option("--facts", help="Facts file: JSONL, CounterFact, known facts, relations or TOFU.")
@@ -42,7 +44,12 @@ KeepFacts = Annotated[
 MaybeKeepFacts = Annotated[
     str | None, typer.Option("--keep-facts", help=f"peft: as what facts go along: {', '.join(KEEPS)}; default: as is.")
 ]
-Profile = Annotated[str, typer.Option(help="How much verification tries: quick.")]
+Profile = Annotated[str, typer.Option(help=f"How much verification tries: {', '.join(PROFILES)}.")]
+Attacks = Annotated[
+    str | None, typer.Option(help=f"These attacks, NAME,NAME, instead of the profile's: {', '.join(ATTACKS)}.")
+]
+DEFAULT = "default"
+"""Names the default model where leaving --model away means none."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Run:
     def load(self) -> Model:
         """The model the options name."""
         started = time.perf_counter()
-        model = load(self.model, device=self.device, dtype=self.dtype)
+        model = load(None if self.model == DEFAULT else self.model, device=self.device, dtype=self.dtype)
         self.say(f"{model.source} on {model.device} in {model.dtype}, {time.perf_counter() - started:.1f} s", dim=True)
         return model
 

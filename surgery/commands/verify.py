@@ -1,4 +1,4 @@
-"""`surgery verify`: judge an edit, or a model as it is."""
+"""`surgery verify`: judge an edit, a ledger, or a model as it is."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+import edits
 import surgery
-from surgery.commands.options import MaybeFacts, Profile, ReportFolder, Run
+from surgery.commands.conclude import CertificateFile, JunitFile, Outputs, SignKey, conclude
+from surgery.commands.options import Attacks, MaybeFacts, Profile, ReportFolder, Run
 from surgery.errors import SurgeryError
-from surgery.files import check_writable
+from surgery.verification.attacks import attacks_named
 from surgery.verification.verify import check_profile
 
 
@@ -21,38 +23,43 @@ def verify(
     edit: Annotated[
         Path | None, typer.Option(help="The edit to judge; without one the model is judged as it is.")
     ] = None,
+    ledger: Annotated[
+        Path | None, typer.Option(help="A ledger's folder: judge all facts of its current version together.")
+    ] = None,
     claim: Annotated[str | None, typer.Option(help="removed or rewritten; default: what the edit claims.")] = None,
     profile: Profile = "quick",
+    attacks: Attacks = None,
     leak: Annotated[
         bool, typer.Option("--leak", help="Also try whether the subjects can be read off the edit's numbers.")
     ] = False,
+    junit: JunitFile = None,
+    certificate: CertificateFile = None,
+    sign: SignKey = None,
 ) -> int:
-    """Judge an edit, or a model as it is, by facts."""
+    """Judge an edit, a ledger, or a model as it is, by facts."""
+    if edit is not None and ledger is not None:
+        raise SurgeryError("--ledger has an edit of its own; give --edit or --ledger, not both")
     chosen = surgery.read_facts(facts) if facts else None
     made = surgery.Edit.load(edit) if edit else None
+    if ledger is not None:
+        opened = edits.Ledger.open(ledger)
+        made = opened.edit()
+        chosen = [entry.fact for entry in opened.list()] if chosen is None else chosen
     if chosen is None and made is None:
-        raise SurgeryError("there is nothing to verify; give --facts, --edit or both")
+        raise SurgeryError("there is nothing to verify; give --facts, --edit or --ledger")
     if leak and made is None:
         raise SurgeryError("--leak looks at an edit; give --edit FILE too")
     check_profile(profile)
-    check_writable(report)
+    tried = None if attacks is None else attacks_named(attacks.split(","))
+    outputs = Outputs(report=report, junit=junit, certificate=certificate, sign=sign)
+    model = run.load()
     found = surgery.verify(
-        run.load(),
+        model,
         made,
         chosen,
         claim=claim,  # type: ignore[arg-type]  # checked there
         profile=profile,  # type: ignore[arg-type]
         leak=leak,
+        attacks=tried,
     )
-    return conclude(run, found, report, {})
-
-
-def conclude(run: Run, report: surgery.Report, folder: Path, files: dict[str, str]) -> int:
-    """Save and tell what was found."""
-    report.save(folder)
-    run.say(report.table())
-    for verdict in report.verdicts:
-        run.say(f"{verdict.fact}: {verdict.overall}")
-    run.say(f"{report.meaning}: {', '.join([*files.values(), str(folder / 'report.html')])}")
-    run.result({**files, **report.as_record()})
-    return report.exit_code
+    return conclude(run, found, outputs, model, made, chosen)

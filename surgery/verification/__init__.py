@@ -2,6 +2,7 @@
 
 from surgery.verification.baseline import Baseline
 from surgery.verification.depth import Depth, removal_depth
+from surgery.verification.costs import Costs
 from surgery.verification.drift import Drift
 from surgery.verification.leak import Leak, delta_leak
 from surgery.verification.probes import Probe, Rating
@@ -13,6 +14,7 @@ __all__ = [
     "Baseline",
     "ChangedBins",
     "Claim",
+    "Costs",
     "Depth",
     "Drift",
     "Leak",

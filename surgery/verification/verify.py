@@ -27,6 +27,7 @@ from surgery.verification.attacks import ATTACKS, attacks_of
 from surgery.verification.baseline import Baseline
 from surgery.verification.battery import Battery, Controls, attacked
 from surgery.verification.controls import never_known
+from surgery.verification.costs import Meter
 from surgery.verification.drift import drift, log_probs
 from surgery.verification.leak import delta_leak
 from surgery.verification.probes import Measured, measure, probes_of
@@ -56,7 +57,7 @@ def verify(
         model: the base model; it is the same afterwards.
         edit: the edit to judge; None to judge the model at hand.
         facts: what to ask; None for the facts the edit was made from.
-        profile: how much to try: the attacks of `surgery.verification.attacks` that belong to it.
+        profile: how much to try, "quick", "standard" or "full": its attacks among `surgery.verification.attacks`.
         claim: what should hold; None for the edit's own, or, without one, "rewritten" where facts name a new answer.
         thresholds: where the lines are drawn.
         texts: neutral text for the drift; None for the shipped sentences.
@@ -88,14 +89,22 @@ def verify(
     words = neutral_texts() if texts is None else texts
     base = Baseline(model) if baseline is None else baseline
     base.check(model)
-    before: list[Measured | None] = [*base.measure(probes)] if edit else [None] * len(probes)
-    text_before = base.log_probs(words) if edit else None
-    with edit.applied(model) if edit else nullcontext():
-        after = measure(model, probes)
-        moved = drift(model, words, text_before, log_probs(model, words)) if text_before is not None else None
     tried = attacks_of(profile) if attacks is None else tuple(attacks)
-    battery = attacked(model, edit, chosen, tried, controls, seen=_seen(edit, chosen), baseline=base)
-    leaked = delta_leak(model, edit, chosen) if leak and edit else None
+    meter = Meter()
+    with meter.measuring(model):
+        with meter.part("probes"):
+            before: list[Measured | None] = [*base.measure(probes)] if edit else [None] * len(probes)
+        with meter.part("drift"):
+            text_before = base.log_probs(words) if edit else None
+        with edit.applied(model) if edit else nullcontext():
+            with meter.part("probes"):
+                after = measure(model, probes)
+            with meter.part("drift"):
+                moved = drift(model, words, text_before, log_probs(model, words)) if text_before is not None else None
+        with meter.part("attacks"):
+            battery = attacked(model, edit, chosen, tried, controls, seen=_seen(edit, chosen), baseline=base)
+        with meter.part("leak"):
+            leaked = delta_leak(model, edit, chosen) if leak and edit else None
     rows = list(zip(probes, before, after, strict=True))
     verdicts = tuple(
         judge(fact.label, [row for row in rows if row[0].fact == i], claim, lines, battery.of(i))
@@ -119,6 +128,7 @@ def verify(
         leak=leaked,
         profile=profile,
         battery=battery,
+        costs=meter.costs,
     )
 
 

@@ -112,7 +112,8 @@ def test_removing_what_was_never_known_exits_with_12_and_says_so(
         (("--facts", "known.jsonl", "--claim", "removed"), 10),
         (("--facts", "already.jsonl"), 0),
         (("--facts", "rewrite.jsonl"), 10),
-        (("--edit", "crude.edit"), 11),
+        (("--edit", "crude.edit"), 10),  # its layers still tell
+        (("--edit", "crude.edit", "--attacks", "paraphrases"), 11),
         (("--edit", "crude and never known.edit"), 12),
     ],
     ids=str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from command_line import Folder, Surgery, printed
 from ledgers import FAR
 
 from edits import Emmet, Ledger, Replace, ValueSearch, fit_statistics
-from surgery import Edit, Fact, Model, Site, write_facts
+from surgery import Certificate, Edit, Fact, Model, Site, write_facts
 
 LEDGER = ("--ledger", "kept")
 
@@ -92,6 +93,45 @@ def test_facts_go_in_and_out_and_the_edit_comes_along(
         0,
         11,
     )
+
+
+def test_a_ledger_is_judged_as_a_whole(
+    surgery: Surgery, given: Folder, kept: Ledger, three: list[Fact], capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ("--model", given["model"], *LEDGER)
+    code = surgery("verify", *common, "--report", "report", "--certificate", "certificate.json", "--json")
+    record, err = printed(capsys)
+    assert not err
+    assert code == record["exit_code"]
+    assert {one["fact"] for one in record["verdicts"]} == {fact.label for fact in three}
+    assert record["claim"] == "rewritten"
+    assert record["edit"] == json.loads(json.dumps(kept.edit().summary()))
+    assert Certificate.load("certificate.json").check(edit=kept.edit(), facts=three).ok
+    # some of them, judged by the edit of all
+    write_facts("one.jsonl", three[:1])
+    surgery("verify", *common, "--facts", "one.jsonl", "--report", "report", "--json")
+    assert [one["fact"] for one in printed(capsys)[0]["verdicts"]] == [three[0].label]
+
+
+def test_adding_judges_the_earlier_facts_again(
+    surgery: Surgery, given: Folder, kept: Ledger, facts: list[Fact], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = kept.head
+    new = facts[60].replace(new_target=facts[60].neighbours[0].target)
+    write_facts("new.jsonl", [new])
+    common = ("ledger", "add", "--model", given["model"], *LEDGER, "--facts", "new.jsonl", "--verify")
+    code = surgery(*common, "--report", "report", "--json")
+    record, err = printed(capsys)
+    assert not err
+    assert kept.head.parent == before.hash
+    assert record["version"] == kept.head.hash
+    assert code == record["exit_code"] == json.loads(Path("report/report.json").read_text())["exit_code"]
+    assert len(record["verdicts"]) == 4
+    # what is there already is judged as well, and a report is not asked for
+    assert surgery(*common) == code
+    out = capsys.readouterr().out
+    assert "nothing to change" in out
+    assert record["meaning"] in out
 
 
 def test_a_check_says_what_is_wrong_and_pruning_forgets(

@@ -55,9 +55,35 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "no edit": (("verify", *MODEL, "--edit", "absent.edit", *REPORT), "there is no edit file"),
     "no edit but facts": (("verify", *MODEL, "--edit", "known.jsonl", *REPORT), "make the edit again"),
     "edit of other weights": (("verify", *MODEL, "--edit", "other weights.edit", *REPORT), "made for other weights"),
-    "nothing to verify": (("verify", *MODEL, *REPORT), "give --facts, --edit or both"),
+    "nothing to verify": (("verify", *MODEL, *REPORT), "give --facts, --edit or --ledger"),
     "edit below a file": ((*EDIT[:-2], "--out", BELOW), "is a file, not a folder; choose another place"),
     "traces below a file": ((*LOCATE[:-2], "--out", BELOW), "is a file, not a folder"),
+    "unknown profile": ((*REMOVE, "--profile", "deep"), "there is no verification profile 'deep'; choose one of quick"),
+    "unknown attack": (
+        ("verify", *MODEL, "--edit", "crude.edit", *REPORT, "--attacks", "paraphrases,hypnosis"),
+        "there is no attack 'hypnosis'; choose one of paraphrases, logit lens",
+    ),
+    "edit and ledger": (
+        ("verify", *MODEL, "--edit", "crude.edit", "--ledger", "absent", *REPORT),
+        "give --edit or --ledger, not both",
+    ),
+    "no ledger": (("verify", *MODEL, "--ledger", "absent", *REPORT), "there is no ledger in absent"),
+    "key without certificate": ((*REMOVE, "--sign", "known.jsonl"), "--sign signs a certificate; give --certificate"),
+    "no key": ((*REMOVE, "--certificate", "c.json", "--sign", "absent.pem"), "cannot read the key absent.pem"),
+    "a key that is none": (
+        (*REMOVE, "--certificate", "c.json", "--sign", "known.jsonl"),
+        "holds no private key that can be used",
+    ),
+    "certificate below a file": ((*REMOVE, "--certificate", BELOW), "is a file, not a folder"),
+    "junit below a file": (("verify", *MODEL, "--edit", "crude.edit", *REPORT, "--junit", BELOW), "is a file, not"),
+    "no certificate": (("certificate", "check", "absent.json"), "cannot read the certificate absent.json"),
+    "a certificate that is none": (("certificate", "check", "known.jsonl"), "is no certificate; give a file"),
+    "key over a file": (("certificate", "keygen", "--out", "a file"), "is there already"),
+    "key below a file": (("certificate", "keygen", "--out", BELOW), "cannot write to the folder"),
+    "report without verify": (
+        ("ledger", "add", *MODEL, "--facts", "rewrite.jsonl", "--ledger", "new", *REPORT),
+        "--report is where --verify writes; give --verify too",
+    ),
     "report below a file": ((*REMOVE[:-2], "--report", BELOW), "is a file, not a folder"),
     "verified below a file": (("verify", *MODEL, "--edit", "crude.edit", "--report", BELOW), "is a file, not a folder"),
     "statistics below a file": (("stats", *MODEL, *STATS, "--layers", "1", "--out", BELOW), "is a file, not a folder"),
@@ -94,8 +120,8 @@ def test_it_ends_so_in_a_process_of_its_own_as_well(given: Folder, tmp_path: Pat
     report = tmp_path / "report"
     command = [sys.executable, "-m", "surgery", "verify", "--model", given["model"], "--facts", given["known.jsonl"]]
     done = subprocess.run(
-        [*command, "--profile", "full", "--report", str(report), "--quiet"], capture_output=True, text=True
+        [*command, "--profile", "deep", "--report", str(report), "--quiet"], capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "surgery: there is no verification profile 'full'; choose 'quick'\n"
+    assert done.stderr == "surgery: there is no verification profile 'deep'; choose one of quick, standard, full\n"
     assert not report.exists()

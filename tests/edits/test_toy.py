@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from sweeping import FAR
@@ -172,7 +174,7 @@ def test_a_fact_without_other_wordings_stays_inconclusive(toy: Toy, rank_one: Ca
 
 
 def test_operating_traces_edits_and_verifies(
-    toy: Toy, rank_one: Callable[[Objective], RankOne], unchanged: Callable[[Model], None]
+    toy: Toy, rank_one: Callable[[Objective], RankOne], unchanged: Callable[[Model], None], tmp_path: Path
 ) -> None:
     model, facts = toy
     unchanged(model)
@@ -185,4 +187,10 @@ def test_operating_traces_edits_and_verifies(
     assert done.report.verdicts[0]["rewritten"].outcome == "holds"
     with done.edit.applied(model):
         assert all(greedy(model, own(fact, fact.new_target)))
-    assert operate(model, [fact], method=rank_one(Replace()), sites=[SITE], trace=None).trace is None
+    page = (done.save_report(tmp_path / "traced") / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 1
+    assert f"Where the answer of &#39;{fact.prompt}&#39; passes through" in page
+    assert not plt.get_fignums()
+    bare = operate(model, [fact], method=rank_one(Replace()), sites=[SITE], trace=None, profile="standard")
+    assert (bare.trace, bare.report.profile) == (None, "standard")
+    assert "image/png" not in (bare.save_report(tmp_path / "bare") / "report.html").read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from by_hand import Toy, toy_edit
 from surgery import Fact, Model, SurgeryError, verify
 from surgery.shipped import example_facts
 from surgery.verification.attack import Aspect, Attack, Attempt, Finding, Lift, Profile, lift
-from surgery.verification.attacks import ATTACKS, attacks_of
+from surgery.verification.attacks import ATTACKS, attacks_named, attacks_of
 from surgery.verification.baseline import Baseline
 from surgery.verification.battery import attacked
 from surgery.verification.controls import invented_names, never_known, suiting_kind, with_subject
@@ -131,6 +131,13 @@ def test_every_attack_says_what_it_is(name: str) -> None:
     assert one in attacks_of("full")
     assert 0 < one.floor < 1
     assert one == ATTACKS[name]()
+
+
+def test_attacks_are_found_by_their_names() -> None:
+    names = list(ATTACKS)
+    assert [one.name for one in attacks_named([names[1], f" {names[0]} ", names[1]])] == [names[1], names[0]]
+    with pytest.raises(SurgeryError, match=f"there is no attack ''; choose one of {', '.join(names)}"):
+        attacks_named([names[0], ""])
 
 
 @pytest.mark.parametrize("name", ATTACKS)

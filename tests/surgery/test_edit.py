@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 import torch
 from by_hand import delta_of, edit_of, in_dtype, same_bits
 from torch import Tensor
 
-from surgery import Delta, Model, SurgeryError, WrongWeights
+from surgery import Delta, Edit, Model, SurgeryError, WrongWeights
 from surgery import edit as edit_module
 from surgery.edit import Undo
 
@@ -137,3 +140,14 @@ def test_a_change_too_small_for_the_dtype_is_refused(small: Model) -> None:
         edit_of(half, tiny_delta).apply(half)
     assert half.fingerprint == fingerprint
     assert Undo(small, (tiny_delta,)).changed > 0  # in float32 it shows
+
+
+def test_a_digest_is_of_the_factors_alone(small: Model, tmp_path: Path) -> None:
+    names = small.anatomy.names("mlp")
+    edit = edit_of(small, delta_of(small, names[0]), delta_of(small, names[1], seed=1))
+    assert Edit.load(edit.save(tmp_path / "edit")).digest == edit.digest
+    assert dataclasses.replace(edit, facts=(), method="another", settings={"a": 1}).digest == edit.digest
+    other = dataclasses.replace(edit.deltas[0], left=edit.deltas[0].left.nextafter(torch.tensor(9.0)))
+    moved = dataclasses.replace(edit.deltas[0], module=names[1])
+    for deltas in ((other, edit.deltas[1]), edit.deltas[:1], (moved,)):
+        assert dataclasses.replace(edit, deltas=deltas).digest != edit.digest

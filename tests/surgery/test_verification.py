@@ -113,7 +113,7 @@ def test_a_baseline_is_measured_once_and_changes_no_number(toy: Toy, monkeypatch
     together.append(verify(model, edits[1], attacks=(), baseline=baseline).as_record())
     assert not asked
     for one, other in zip(alone, together, strict=True):
-        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+        assert {**one, "seconds": 0, "costs": 0} == {**other, "seconds": 0, "costs": 0}
 
 
 def test_a_baseline_of_other_weights_is_refused(toy: Toy) -> None:

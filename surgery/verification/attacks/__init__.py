@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from surgery.errors import check_choice
 from surgery.verification.attack import PROFILES, Attack, Profile
 from surgery.verification.attacks.ablation import DirectionAblation
 from surgery.verification.attacks.lens import LogitLens, ProbabilityDelta
@@ -29,3 +32,15 @@ def attacks_of(profile: Profile) -> tuple[Attack, ...]:
     """The attacks of a profile with their defaults: its own and those of the lighter ones."""
     weight = PROFILES.index(profile)
     return tuple(one() for one in ATTACKS.values() if PROFILES.index(one.profile) <= weight)
+
+
+def attacks_named(names: Sequence[str]) -> tuple[Attack, ...]:
+    """The attacks of these names with their defaults, each once.
+
+    Raises:
+        SurgeryError: there is none of a name; the message lists those there are.
+    """
+    chosen = list(dict.fromkeys(name.strip() for name in names))
+    for name in chosen:
+        check_choice("attack", name, ATTACKS)
+    return tuple(ATTACKS[name]() for name in chosen)

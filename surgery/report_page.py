@@ -1,0 +1,109 @@
+"""A report as one page: nothing loaded from elsewhere, every text shown as text, readable on a phone and on paper."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from surgery.report import Report
+    from surgery.report_figures import Embedded
+
+SHOWN = 40
+"""Rows of a table that are open; the others are folded."""
+DRAWN = 6
+"""Facts whose attacks are drawn, those that withstood least first."""
+LONGEST = 2000
+"""Characters of a text that are shown."""
+_TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def page(report: Report, figures: Mapping[str, Figure | Axes]) -> str:
+    """The page's text.
+
+    Args:
+        report: what was found.
+        figures: more figures to show, by what stands above each.
+    """
+    environment = Environment(
+        loader=PackageLoader("surgery", "data"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=visible,
+    )
+    environment.filters |= {"folded": folded, "number": number}
+    drawn, attacked = _drawn(report)
+    return environment.get_template("report.html.jinja").render(
+        report=report,
+        edit=report.edit or {},
+        words=in_words(report),
+        given=_given(figures),
+        drawn=drawn,
+        undrawn=attacked - len(drawn),
+    )
+
+
+def in_words(report: Report) -> list[tuple[str, int]]:
+    """What became of the facts, in words, and of how many; the gravest first."""
+    order = ("still there", "suppressed", "collateral damage", "never known", "inconclusive", "holds")
+    said = {"holds": "every claim holds"}
+    counts = Counter(
+        (order.index(one.overall), one.depth or said.get(one.overall, one.overall)) for one in report.verdicts
+    )
+    return [(word, count) for (_, word), count in sorted(counts.items())]
+
+
+def visible(value: Any) -> Any:
+    """A text as a page shows it: not endless, and what is not seen or turns the text around it stands as its code."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    if len(value) > LONGEST:
+        value = f"{value[:LONGEST]}… ({len(value):,} characters, whole in report.json)"
+    return value if value.isprintable() else "".join(f"[{ord(one):04X}]" if _unseen(one) else one for one in value)
+
+
+def number(value: float, shape: str) -> str:
+    """A number in that shape; a dash where there is none."""
+    return "–" if math.isnan(value) else shape % value
+
+
+def folded(rows: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+    """The rows that are shown, and those that are folded."""
+    return rows[:SHOWN], rows[SHOWN:]
+
+
+def _unseen(one: str) -> bool:
+    return one in _TURNING or (unicodedata.category(one) in ("Cc", "Cs") and one not in "\n\t")
+
+
+def _given(figures: Mapping[str, Figure | Axes]) -> list[Embedded]:
+    if not figures:
+        return []
+    from surgery.report_figures import embedded  # which draws
+
+    return [embedded(drawn, title) for title, drawn in figures.items()]
+
+
+def _drawn(report: Report) -> tuple[list[Embedded], int]:
+    """Figures of the facts that withstood least, and how many facts were attacked."""
+    attacked = sorted({one.fact for one in report.battery.findings})
+    if not attacked:
+        return [], 0
+    from surgery.report_figures import figures_of  # which draws
+
+    succeeded = Counter(one.fact for one in report.battery.findings if one.outcome == "succeeds")
+    chosen = sorted(attacked, key=lambda fact: (-succeeded[fact], fact))[:DRAWN]
+    return figures_of(report.battery, [(fact, f"Attacks on {report.verdicts[fact].fact}") for fact in chosen]), len(
+        attacked
+    )
