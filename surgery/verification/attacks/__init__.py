@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 from surgery.verification.attack import PROFILES, Attack, Profile
+from surgery.verification.attacks.hops import Reversed, TwoHops
+from surgery.verification.attacks.jailbreaks import Jailbreaks
+from surgery.verification.attacks.languages import OtherLanguages
 from surgery.verification.attacks.lens import LogitLens, ProbabilityDelta
 from surgery.verification.attacks.paraphrases import Paraphrases
+from surgery.verification.attacks.sampling import Sampling
+from surgery.verification.attacks.spaces import StraySpaces
+from surgery.verification.attacks.superficial import AnswerPrefixes
 
-ATTACKS: dict[str, type[Attack]] = {one.name: one for one in (Paraphrases, LogitLens, ProbabilityDelta)}
+ATTACKS: dict[str, type[Attack]] = {
+    one.name: one
+    for one in (
+        Paraphrases,
+        LogitLens,
+        ProbabilityDelta,
+        Jailbreaks,
+        AnswerPrefixes,
+        StraySpaces,
+        Sampling,
+        Reversed,
+        TwoHops,
+        OtherLanguages,
+    )
+}
 
 
 def attacks_of(profile: Profile) -> tuple[Attack, ...]:
