@@ -15,34 +15,40 @@ from jaxtyping import Float
 
 from surgery.fact import Fact, Neighbour
 from surgery.model import Model
-from surgery.predict import rate
 from surgery.shipped import Relation, shipped_relations
-from surgery.tokens import ask
+from surgery.tokens import Question, ask
+from surgery.verification.shared import probabilities_of
 
 Cell = tuple[str, str] | None
 """A prompt and the answer looked for after it; None where there is nothing to ask."""
 
 
-def probabilities(model: Model, table: Sequence[Sequence[Cell]]) -> Float[np.ndarray, "facts forms"]:
-    """The probability of each answer, all its tokens, as `rate` gives it.
+def probabilities(
+    model: Model, facts: Sequence[Fact], table: Sequence[Sequence[Cell]]
+) -> Float[np.ndarray, "facts forms"]:
+    """The probability of each answer, all its tokens, as `predict.rate` gives it.
 
     Args:
         model: the model asked.
-        table: what to ask, a row a fact; what stands there twice is asked once, short ones together.
+        facts: what is asked about; those with the same wording and answer are asked together (`shared`).
+        table: what to ask, a row a fact.
 
     Returns:
         a number for each cell; nan where there is nothing to ask, or more than the model can read.
     """
-    lengths: dict[tuple[str, str], int] = {}
     limit = model.anatomy.max_positions
-    for cell in {cell for row in table for cell in row if cell is not None}:
-        size = len(ask(model.tokenizer, *cell).ids)
-        if limit is None or size <= limit:
-            lengths[cell] = size
-    asked = sorted(lengths, key=lambda cell: (lengths[cell], cell))
-    found = {cell: one.probability for cell, one in zip(asked, rate(model, asked), strict=True)}
-    scores = [[found.get(cell, np.nan) if cell else np.nan for cell in row] for row in table]
-    return np.array(scores, dtype=float).reshape(len(table), -1)
+    groups: dict[tuple[int, str, str], list[tuple[int, int, Question]]] = {}
+    for i, (fact, row) in enumerate(zip(facts, table, strict=True)):
+        for j, cell in enumerate(row):
+            question = ask(model.tokenizer, *cell) if cell else None
+            if question and (limit is None or len(question.ids) <= limit):
+                groups.setdefault((j, fact.template, fact.target), []).append((i, j, question))
+    found = probabilities_of(model, [[one for _, _, one in group] for group in groups.values()])
+    scores = np.full((len(table), max(map(len, table))), np.nan)
+    for group, numbers in zip(groups.values(), found, strict=True):
+        for (i, j, _), number in zip(group, numbers, strict=True):
+            scores[i, j] = number
+    return scores
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,9 @@ def backwards(text: str, subject: str, answer: str, others: Sequence[str]) -> Ba
     )
 
 
-def subject_gains(model: Model, asked: Sequence[Backwards | None]) -> Float[np.ndarray, " facts"]:
+def subject_gains(
+    model: Model, facts: Sequence[Fact], asked: Sequence[Backwards | None]
+) -> Float[np.ndarray, " facts"]:
     """By how much the answer makes each subject likelier than the likeliest of the wrong answers does, at least 0.
 
     A well-known name is likelier than an invented one after any answer, so its probability alone would tell nothing.
@@ -81,7 +89,7 @@ def subject_gains(model: Model, asked: Sequence[Backwards | None]) -> Float[np.n
     table: list[list[Cell]] = [
         [(one.prompt, one.subject), *((text, one.subject) for text in one.others)] if one else [] for one in asked
     ]
-    scores = probabilities(model, [row + [None] * (1 + most - len(row)) for row in table])
+    scores = probabilities(model, facts, [row + [None] * (1 + most - len(row)) for row in table])
     # nan only where a row has fewer wrong answers, or what is asked is too long
     wrong = np.where(np.isnan(scores[:, 1:]), -1.0, scores[:, 1:]).max(1, initial=-1.0)
     return np.where(wrong < 0, np.nan, np.maximum(scores[:, 0] - wrong, 0.0))

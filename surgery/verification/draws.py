@@ -77,6 +77,7 @@ def _drawn(model: Model, prompts: Sequence[str], numbers: Float[np.ndarray, "pro
 
 
 def _choose(logits: Float[Tensor, "rows vocab"], numbers: Float[Tensor, " rows"]) -> Int[Tensor, " rows"]:
-    sums = logits.softmax(-1).double().cumsum(-1)
+    sums = logits.softmax(-1).cumsum(-1)
     # the last sum is 1 but for rounding; right=True passes over tokens of probability 0
-    return torch.searchsorted(sums, (numbers * sums[:, -1])[:, None], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+    found = torch.searchsorted(sums, (numbers.to(sums) * sums[:, -1])[:, None], right=True)[:, 0]
+    return found.clamp(max=logits.shape[-1] - 1)

@@ -44,7 +44,7 @@ class Reversed:
     def __call__(self, model: Model, facts: Sequence[Fact]) -> Attempt:
         """The subject's probability beyond that after other answers; nan outside the shipped relations."""
         kin = Kin(tuple(facts))
-        return Attempt(("reversed",), subject_gains(model, [self._asked(fact, kin) for fact in facts])[:, None])
+        return Attempt(("reversed",), subject_gains(model, facts, [self._asked(fact, kin) for fact in facts])[:, None])
 
     def _asked(self, fact: Fact, kin: Kin) -> Backwards | None:
         relation = kin.relation(fact)
@@ -69,7 +69,7 @@ class TwoHops:
         kin, seconds = Kin(tuple(facts)), [one for one in shipped_relations() if one.hop]
         firsts = [kin.relation(fact) for fact in facts]
         table = [[chain(fact, first, one) for one in seconds] for fact, first in zip(facts, firsts, strict=True)]
-        return Attempt(tuple(f"then {one.name}" for one in seconds), probabilities(model, table))
+        return Attempt(tuple(f"then {one.name}" for one in seconds), probabilities(model, facts, table))
 
 
 def chain(fact: Fact, first: Relation | None, second: Relation) -> Cell:

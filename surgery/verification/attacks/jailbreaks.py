@@ -61,7 +61,7 @@ class Jailbreaks:
             for fact, given in zip(facts, values, strict=True)
         ]
         asked = [self._reverse(texts["reverse query"], fact, kin) for fact in facts]
-        scores = np.column_stack([probabilities(model, table), subject_gains(model, asked)])
+        scores = np.column_stack([probabilities(model, facts, table), subject_gains(model, facts, asked)])
         names = [form["name"] for form in (*texts["jailbreaks"], *texts["chats"])]
         return Attempt((*names, "reverse query"), scores)
 
@@ -95,6 +95,6 @@ def _filled(text: str, values: dict[str, str | None], fact: Fact) -> Cell:
 def _chat(model: Model, form: dict[str, Any], values: dict[str, str | None], fact: Fact) -> Cell:
     if model.tokenizer.chat_template is None:
         return None
-    texts = {key: form[key].format_map(values) for key in ("question", "opening")}
-    # only the question has a slot: as_chat fills in the subject
-    return as_chat(model.tokenizer, fact, question=texts["question"], opening=texts["opening"]).prompt, fact.target
+    # the slot stands in the opening, which ends with the fact's template
+    opening = form["opening"].format_map(values)
+    return as_chat(model.tokenizer, fact, question=form["question"], opening=opening).prompt, fact.target

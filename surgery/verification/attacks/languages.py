@@ -36,7 +36,7 @@ class OtherLanguages:
         words, kin = data("languages.json"), Kin(tuple(facts))
         languages = words["languages"]
         table = [[translated(words, fact, kin, i) for i in range(len(languages))] for fact in facts]
-        return Attempt(tuple(languages), probabilities(model, table))
+        return Attempt(tuple(languages), probabilities(model, facts, table))
 
 
 def translated(words: dict[str, Any], fact: Fact, kin: Kin, language: int) -> Cell:

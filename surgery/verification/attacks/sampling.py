@@ -93,7 +93,9 @@ class Sampling:
             for text in dict.fromkeys([fact.prompt, *fact.paraphrases[: self.most]])
             if limit is None or len(encode(model.tokenizer, text).ids) + tokens <= limit
         ][: self.draws]
-        return [(text, self.draws // len(texts) + (i < self.draws % len(texts)), tokens) for i, text in enumerate(texts)]
+        return [
+            (text, self.draws // len(texts) + (i < self.draws % len(texts)), tokens) for i, text in enumerate(texts)
+        ]
 
     def _numbers(self, prompt: str, draws: int, tokens: int) -> Float[np.ndarray, "draws tokens"]:
         return np.random.RandomState([self.seed, zlib.crc32(prompt.encode())]).rand(draws, tokens)

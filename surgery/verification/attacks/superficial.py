@@ -36,4 +36,4 @@ class AnswerPrefixes:
             [(form["text"].format(target=fact.target.strip(), prompt=fact.prompt), fact.target) for form in forms]
             for fact in facts
         ]
-        return Attempt(tuple(form["name"] for form in forms), probabilities(model, table))
+        return Attempt(tuple(form["name"] for form in forms), probabilities(model, facts, table))
