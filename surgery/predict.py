@@ -137,7 +137,7 @@ def generate(
     inputs: dict[str, Any] = {**model.inputs(batch), "use_cache": True}
     if (limit := model.anatomy.max_positions) is not None:
         max_new_tokens = min(max_new_tokens, limit - batch.ids.shape[1] + 1)
-    ends = _end_tokens(model)
+    ends = end_tokens(model)
     said: list[list[int]] = [[] for _ in prompts]
     going = [True] * len(prompts)
     for _ in range(max_new_tokens):
@@ -171,7 +171,8 @@ def _choose(logits: Float[Tensor, " vocab"], random: np.random.RandomState | Non
     return int(best.indices[random.choice(len(p), p=p / p.sum())])
 
 
-def _end_tokens(model: Model) -> set[int]:
+def end_tokens(model: Model) -> set[int]:
+    """Tokens after which the model says no more."""
     named = model.hf.generation_config.eos_token_id if model.hf.generation_config else None
     own = model.tokenizer.eos_token_id
     return {int(i) for i in [*(named if isinstance(named, list) else [named]), own] if i is not None}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -12,6 +14,49 @@ from surgery.fact import SLOT, Fact, derive_neighbours
 
 def _data(name: str) -> str:
     return (files("surgery") / "data" / name).read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relation:
+    """A relation of the shipped facts, in both directions, and how it is chained with others.
+
+    Attributes:
+        name: its name.
+        templates: ways to ask for the answer, with `{}` in the subject's place; the first is that of the facts.
+        facts: subjects with their answers.
+        reverse: asks for a subject, with `{}` in the answer's place.
+        phrase: words for the answer that name the subject only, such as "the author of {}"; None where no other
+            relation goes on from there.
+        hop: asks for the answer with such words in the subject's place; None where none leads here.
+        converse: a relation whose facts, turned round, are facts of this one.
+    """
+
+    name: str
+    templates: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+    reverse: str
+    phrase: str | None = None
+    hop: str | None = None
+    converse: str | None = None
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Its different answers."""
+        return tuple(dict.fromkeys(answer for _, answer in self.facts))
+
+
+@cache
+def shipped_relations() -> tuple[Relation, ...]:
+    """The relations with all that is known of them; they come with the package and never change."""
+    return tuple(
+        Relation(**{**one, "templates": tuple(one["templates"]), "facts": tuple((s, o) for s, o in one["facts"])})
+        for one in json.loads(_data("relations.json"))["relations"]
+    )
+
+
+def data(name: str) -> Any:
+    """What a JSON file of the package holds."""
+    return json.loads(_data(name))
 
 
 def relations() -> tuple[str, ...]:

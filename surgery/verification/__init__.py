@@ -1,8 +1,8 @@
 """Does an edit do what it claims, and nothing else?"""
 
 from surgery.verification.baseline import Baseline
-from surgery.verification.depth import Depth, removal_depth
 from surgery.verification.costs import Costs
+from surgery.verification.depth import Depth, removal_depth
 from surgery.verification.drift import Drift
 from surgery.verification.leak import Leak, delta_leak
 from surgery.verification.probes import Probe, Rating

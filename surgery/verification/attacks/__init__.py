@@ -7,10 +7,16 @@ from collections.abc import Sequence
 from surgery.errors import check_choice
 from surgery.verification.attack import PROFILES, Attack, Profile
 from surgery.verification.attacks.ablation import DirectionAblation
+from surgery.verification.attacks.hops import Reversed, TwoHops
+from surgery.verification.attacks.jailbreaks import Jailbreaks
+from surgery.verification.attacks.languages import OtherLanguages
 from surgery.verification.attacks.lens import LogitLens, ProbabilityDelta
 from surgery.verification.attacks.paraphrases import Paraphrases
 from surgery.verification.attacks.quantised import NF4, Int4, Int8
 from surgery.verification.attacks.relearning import RelatedRelearning, UnrelatedRelearning
+from surgery.verification.attacks.sampling import Sampling
+from surgery.verification.attacks.spaces import StraySpaces
+from surgery.verification.attacks.superficial import AnswerPrefixes
 
 ATTACKS: dict[str, type[Attack]] = {
     one.name: one
@@ -24,6 +30,13 @@ ATTACKS: dict[str, type[Attack]] = {
         RelatedRelearning,
         UnrelatedRelearning,
         DirectionAblation,
+        Jailbreaks,
+        AnswerPrefixes,
+        StraySpaces,
+        Sampling,
+        Reversed,
+        TwoHops,
+        OtherLanguages,
     )
 }
 
