@@ -57,7 +57,7 @@ def judged(model: Model, baseline: Baseline, method: edits.Method, facts: Sequen
     clock = time.perf_counter()
     edit: Edit = method(model, facts)
     seconds = time.perf_counter() - clock
-    report = verify(model, edit, baseline=baseline)
+    report = verify(model, edit, attacks=(), baseline=baseline)
     assert report.drift is not None
     asked = {role: [now.target.probability for one, _, now in report.rows if one.role == role] for role in ROLES}
     moves = [
@@ -107,7 +107,7 @@ def main() -> None:
     baseline = Baseline(model)
     facts = [fact.replace(new_target=None) for fact in edits.sample_facts(model, given.facts, seed=given.seed)]
     table = Table(*COLUMNS, title=f"Removing {len(facts)} facts")
-    known = [(now.target.probability, probe.role) for probe, _, now in verify(model, None, facts, claim="removed").rows]
+    known = [(now.target.probability, probe.role) for probe, _, now in verify(model, None, facts, claim="removed", attacks=()).rows]
     before = [statistics.fmean(p for p, role in known if role == one) for one in ROLES]
     table.add_row("no edit", "", *(f"{one:.4f}" for one in before))
     for name in given.objectives.split(","):
