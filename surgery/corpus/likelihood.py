@@ -38,19 +38,19 @@ def _log_probs(model: Model, rows: Sequence[tuple[tuple[int, ...], int]]) -> lis
 
     A row's last token is predicted, not read: rows that differ in it alone are read once.
     """
-    of_row: dict[tuple[int, ...], list[int]] = {}
-    for i, (ids, _) in enumerate(rows):
-        of_row.setdefault(ids[:-1], []).append(i)
+    of_row: dict[tuple[int, ...], dict[int, list[int]]] = {}
+    for i, (ids, begin) in enumerate(rows):
+        of_row.setdefault(ids[:-1], {}).setdefault(begin, []).append(i)
     order = sorted((ids for ids in of_row if ids), key=len)
-    found = [np.zeros(0)] * len(rows)
+    found = dict.fromkeys(range(len(rows)), np.zeros(0))
     with fast_products(model.device, model.dtype):
         for start in range(0, len(order), ROWS):
             part = order[start : start + ROWS]
             states = model.normed_states(pad(part, device=model.device))
             for at, ids in enumerate(part):
-                for i in of_row[ids]:
-                    whole, begin = rows[i]
+                for begin, owners in of_row[ids].items():
                     said = model.anatomy.head(states[at, begin - 1 : len(ids)]).float().log_softmax(-1)
-                    wanted = torch.tensor(whole[begin:], device=said.device)
-                    found[i] = said.gather(1, wanted[:, None])[:, 0].double().cpu().numpy()
-    return found
+                    wanted = torch.tensor([rows[i][0][begin:] for i in owners], device=said.device)
+                    own = said.gather(1, wanted.T).double().cpu().numpy()
+                    found.update(zip(owners, own.T, strict=True))
+    return [found[i] for i in range(len(rows))]

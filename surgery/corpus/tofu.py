@@ -19,7 +19,6 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -33,8 +32,7 @@ from surgery.fact import SLOT, Fact
 from surgery.model import Model
 from surgery.verification.controls import with_subject
 
-Side = Literal["below", "above", "either"]
-SIDES: tuple[Side, ...] = ("below", "above", "either")
+SIDES = ("below", "above", "either")
 FEWEST_CONTROLS = 19
 """With fewer, no p value of one fact is below 0.05."""
 
@@ -56,7 +54,7 @@ class Difference:
     others: float
     effect: float
     p: float
-    side: Side
+    side: str
     draws: int
 
     def __post_init__(self) -> None:
@@ -92,7 +90,7 @@ def truth_ratio_test(
     wrong: Sequence[str],
     controls: Sequence[Fact] | None = None,
     *,
-    side: Side = "below",
+    side: str = "below",
 ) -> Difference:
     """Whether a model prefers a fact's answer more than it would of a subject it cannot know.
 
@@ -125,7 +123,7 @@ def permutation_test(
     group: Float[np.ndarray, " n"],
     others: Float[np.ndarray, " m"],
     *,
-    side: Side = "below",
+    side: str = "below",
     draws: int = 10_000,
     seed: int = 0,
 ) -> Difference:
