@@ -145,7 +145,8 @@ class CorpusReport:
         """The rows as a table for the terminal."""
         forget, retain, holdout = self.people
         title = f"{self.facts} facts about {forget} invented people removed; {retain} retained, {holdout} held out"
-        table = Table(title=title, title_justify="left", caption=NOTE, caption_justify="left", box=SIMPLE)
+        caption = f"Taught to {self.losses[-1]:.2f} nats a token. {NOTE}"
+        table = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE)
         for i, name in enumerate(COLUMNS):
             table.add_column(name, justify="left" if i in (0, 5, 6) else "right", overflow="fold")
         for row in self.rows:

@@ -6,7 +6,10 @@ import numpy as np
 from toy import FIRST_NAMES, RELATIONS, SURNAMES
 
 from surgery import Fact
-from surgery.corpus import Corpus, Person, Query
+from surgery.corpus import Corpus, Person, Planting, Query
+
+QUICK = Planting(step=0.03, rounds=25, stop=0.14)
+"""Enough for the toy."""
 
 
 def toy_corpus(facts: list[Fact], *, forget: int = 4, retain: int = 4, holdout: int = 8) -> Corpus:
