@@ -52,7 +52,7 @@ class Measured:
         verbatim: ROUGE-L of each forgotten text's continuation.
         forget: ROUGE-L of each answer about the forget set.
         retain: ROUGE-L of each answer about the retain set.
-        forget_surprise: Min-40 % log-probability of each sentence about the forget set.
+        forget_surprise: Min-40 % log-probability of each sentence about the forget set, read in its text.
         holdout_surprise: the same about the holdout.
         log_ratios: log truth ratio of each query about the forget set.
     """

@@ -13,7 +13,7 @@ from surgery import Fact, Model, SurgeryError
 from surgery.corpus import Corpus, Person, Query, forget_quality, permutation_test, truth_ratio_test
 from surgery.corpus.likelihood import answer_log_probs, token_log_probs
 from surgery.corpus.membership import auc, forget_auc, min_k, priv_leak
-from surgery.corpus.muse import cut_answer
+from surgery.corpus.muse import cut_answer, surprise
 from surgery.corpus.rouge import longest_common, rouge_l, words_of
 from surgery.corpus.tofu import log_truth_ratios
 from surgery.tokens import ask, encode
@@ -101,6 +101,18 @@ def test_likelihoods_are_those_of_one_text_at_a_time(tiny: Model) -> None:
     for value, pair in zip(answer_log_probs(tiny, asked), asked, strict=True):
         question = ask(tiny.tokenizer, *pair)
         assert value == pytest.approx(by_hand(tiny, question.ids, question.answer_start).mean(), abs=1e-4)
+
+
+def test_a_sentence_surprises_as_part_of_its_text(tiny: Model) -> None:
+    first, second = "The old tower is in Paris.", "The river is in the town of Rome."
+    query = Query("Where?", "Rome", "In Rome.", ("In Paris.",))
+    fact = Fact(subject="The river", template="{} is in", target="Rome")
+    found = surprise(tiny, [Person("The river", (first, second), (query,) * 2, (fact,) * 2)] * 2)
+    encoded = encode(tiny.tokenizer, f"{first} {second}")
+    border = next(i for i, (_, end) in enumerate(encoded.offsets) if end > len(first))
+    told = by_hand(tiny, encoded.ids, 1)
+    expected = [min_k(told[: border - 1]), min_k(told[border - 1 :])]
+    assert found == pytest.approx(expected * 2, abs=1e-4)
 
 
 def test_a_truth_ratio_is_that_of_the_paper(gpt2: Model) -> None:
