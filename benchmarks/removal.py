@@ -107,7 +107,8 @@ def main() -> None:
     baseline = Baseline(model)
     facts = [fact.replace(new_target=None) for fact in edits.sample_facts(model, given.facts, seed=given.seed)]
     table = Table(*COLUMNS, title=f"Removing {len(facts)} facts")
-    known = [(now.target.probability, probe.role) for probe, _, now in verify(model, None, facts, claim="removed", attacks=()).rows]
+    asis = verify(model, None, facts, claim="removed", attacks=())
+    known = [(now.target.probability, probe.role) for probe, _, now in asis.rows]
     before = [statistics.fmean(p for p, role in known if role == one) for one in ROLES]
     table.add_row("no edit", "", *(f"{one:.4f}" for one in before))
     for name in given.objectives.split(","):
