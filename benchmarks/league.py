@@ -1,8 +1,9 @@
-"""Which removals survive which attack: every method on facts the model knows, the whole battery on each.
+"""Which removals survive which attack: every method on facts the model knows, a battery on each.
 
 Facts are shipped ones whose answer is the model's likeliest, drawn by a seed; each is removed alone. Prints a table
 and writes a figure of the shares of facts that withstand each attack; holds no assertions. Each fact's findings are
-kept in the folder, so a run that was stopped goes on: `python benchmarks/league.py --facts 30 --out league`.
+kept in the folder, so a run that was stopped goes on, and `--part 1/2` does every second fact for a second process:
+`python benchmarks/league.py --facts 30 --out league`.
 
 `--never-known 50` instead counts false alarms: facts about invented people, which no model can know, asked of the
 unedited model. By chance one attack points at one of 21; its floor makes it fewer.
@@ -29,20 +30,27 @@ from surgery import Fact, Model, load, verify
 from surgery.shipped import invented_facts
 from surgery.store import kept
 from surgery.verification import Baseline
-from surgery.verification.attacks import attacks_of
+from surgery.verification.attacks import ATTACKS, attacks_named
 
 METHODS: dict[str, edits.Method | None] = {
     "no edit": None,
     "rank-one, neutral": edits.RankOne(objective=edits.Neutral(), progress=False),
     "rank-one, suppress": edits.RankOne(objective=edits.Suppress(), progress=False),
-    "rank-one, maximum entropy": edits.RankOne(objective=edits.MaximumEntropy(), progress=False),
-    "rank-one, refusal": edits.RankOne(objective=edits.Refuse(), progress=False),
     "memit, neutral": edits.Mass(objective=edits.Neutral(), progress=False),
     "ft-m, suppress": edits.FineTune(objective=edits.Suppress(), progress=False),
     "lora, suppress": edits.LoRA(objective=edits.Suppress(), progress=False),
     "zero-neurons": edits.ZeroNeurons(progress=False),
 }
-MARKS = {"succeeds": "broken", "resisted": "withstood", "no power": "-", "not applicable": "-"}
+TRIED = (
+    "paraphrases",
+    "reversed",
+    "logit lens",
+    "probability delta",
+    "answer prefixes",
+    "int4",
+    "nf4",
+    "related relearning",
+)
 
 
 def judged(model: Model, baseline: Baseline, method: edits.Method | None, fact: Fact, profile: str) -> dict[str, Any]:
@@ -51,7 +59,7 @@ def judged(model: Model, baseline: Baseline, method: edits.Method | None, fact: 
     edit = None if method is None else method(model, [fact])
     seconds = time.perf_counter() - clock
     clock = time.perf_counter()
-    report = verify(model, edit, [fact], profile=profile, claim="removed", baseline=baseline)  # type: ignore[arg-type]
+    report = verify(model, edit, [fact], attacks=attacks, claim="removed", baseline=baseline)
     (verdict,) = report.verdicts
     return {
         "findings": {one.attack: one.outcome for one in report.battery.findings},
@@ -142,25 +150,28 @@ def main() -> None:
     options.add_argument("--facts", type=int, default=30, help="how many known facts")
     options.add_argument("--never-known", type=int, default=0, help="count false alarms on so many facts instead")
     options.add_argument("--seed", type=int, default=0, help="of the facts drawn")
-    options.add_argument("--profile", default="standard", help="how much is tried")
+    options.add_argument("--attacks", default=",".join(TRIED), help=f"which, of {', '.join(ATTACKS)}")
+    options.add_argument("--part", default="0/1", help="so much of the facts, such as 1/2; the table is of all kept")
     options.add_argument("--methods", default=";".join(METHODS), help="which, by name, with semicolons between them")
     options.add_argument("--out", type=Path, default=Path("league"), help="folder of figure and findings")
     given = options.parse_args()
     model, console = load(), Console(width=240, soft_wrap=True)
     baseline = Baseline(model)
-    attacks = [one.name for one in attacks_of(given.profile)]
+    chosen = attacks_named(given.attacks.split(","))
+    attacks = [one.name for one in chosen]
+    part, parts = (int(one) for one in given.part.split("/"))
 
     def row(method: edits.Method | None, fact: Fact) -> dict[str, Any]:
-        key = f"league 1 {model.fingerprint} {given.profile} {attacks_of(given.profile)} {method} {fact}"
-        compute = functools.partial(judged, model, baseline, method, fact, given.profile)
+        key = f"league 1 {model.fingerprint} {chosen} {method} {fact}"
+        compute = functools.partial(judged, model, baseline, method, fact, chosen)
         return dict(kept(given.out, key, compute))
 
     if given.never_known:
-        false_alarms(console, [row(None, fact) for fact in invented_facts()[: given.never_known]], attacks)
+        false_alarms(console, [row(None, fact) for fact in invented_facts()[: given.never_known][part::parts]], attacks)
         return
     known = [fact.replace(new_target=None) for fact in edits.sample_facts(model, given.facts, seed=given.seed)]
     league: dict[str, list[dict[str, Any]]] = {name: [] for name in given.methods.split(";")}
-    for fact in known:
+    for fact in known[part::parts]:
         for name, rows in league.items():
             rows.append(row(METHODS[name], fact))
         console.print(fact.label, {name: rows[-1]["overall"] for name, rows in league.items()})

@@ -39,7 +39,7 @@ class Int8(_Quantised):
     kind: ClassVar[str] = "int8"
     name: ClassVar[str] = "int8"
     about: ClassVar[str] = "linear maps rounded to 8 bits, one scale for each output"
-    profile: ClassVar[Profile] = "standard"
+    profile: ClassVar[Profile] = "full"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,6 +115,7 @@ class UnrelatedRelearning(_Relearning):
 
     name: ClassVar[str] = "unrelated relearning"
     about: ClassVar[str] = "five steps of training on neutral sentences, then asked again"
+    profile: ClassVar[Profile] = "full"
 
     def lessons(self, model: Model, facts: Sequence[Fact]) -> tuple[list[tuple[int, ...]], list[int]]:
         """Shipped sentences that name no subject of the facts."""
