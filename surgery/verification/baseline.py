@@ -20,6 +20,9 @@ from surgery.verification.drift import log_probs
 from surgery.verification.probes import Measured, Probe, measure
 from surgery.verification.speech import speak
 
+Controls = Callable[[Model, Fact], Sequence[Fact]]
+"""Gives a fact its controls, by the base model."""
+
 
 class Baseline:
     """Measurements of one base model, made when first asked for.
@@ -36,6 +39,7 @@ class Baseline:
         self._rated: dict[tuple[str, str], Answer] = {}
         self._next: dict[str, Float[Tensor, " vocab"]] = {}
         self._texts: dict[tuple[str, int, str], str] = {}
+        self._controls: dict[tuple[Controls, Fact], tuple[Fact, ...]] = {}
         self._attempts: dict[tuple[Attack, tuple[Fact, ...]], Attempt] = {}
 
     def measure(self, probes: Sequence[Probe]) -> list[Measured]:
@@ -108,6 +112,18 @@ class Baseline:
         if key not in self._log_probs:
             self._log_probs[key] = log_probs(self._model, texts)
         return self._log_probs[key]
+
+    def controls(self, controls: Controls, fact: Fact) -> tuple[Fact, ...]:
+        """The controls of a fact, which the base model may have a say in.
+
+        Raises:
+            SurgeryError: the model's weights are not those of the beginning.
+        """
+        self._check()
+        key = controls, fact
+        if key not in self._controls:
+            self._controls[key] = tuple(controls(self._model, fact))
+        return self._controls[key]
 
     def attempt(self, attack: Attack, facts: tuple[Fact, ...]) -> Attempt:
         """What an attack brings up on the base model.

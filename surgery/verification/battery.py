@@ -18,9 +18,7 @@ from surgery.edit import Edit
 from surgery.fact import Fact
 from surgery.model import Model
 from surgery.verification.attack import Attack, Attempt, Finding, lift
-from surgery.verification.baseline import Baseline
-
-Controls = Callable[[Model, Fact], Sequence[Fact]]
+from surgery.verification.baseline import Baseline, Controls
 
 
 @dataclass(frozen=True)
@@ -63,13 +61,15 @@ def attacked(
         seen: prompts the edit was made from; such paraphrases are not asked.
         baseline: what the base model answers, where the caller keeps it.
     """
+    if not attacks:
+        return Battery((), {}, (0,) * len(facts))
+    base = Baseline(model) if baseline is None else baseline
     known = set(seen)
     asked = [fact.replace(paraphrases=[text for text in fact.paraphrases if text not in known]) for fact in facts]
-    matched = [tuple(controls(model, fact)) for fact in asked]
+    matched = [base.controls(controls, fact) for fact in asked]
     cases = tuple(dict.fromkeys(case for fact, own in zip(asked, matched, strict=True) for case in (fact, *own) if own))
     if not cases:
         return Battery((), {}, tuple(map(len, matched)))
-    base = Baseline(model) if baseline is None else baseline
     seconds: dict[str, float] = {}
     before = [_timed(seconds, one, base.attempt, one, cases) for one in attacks] if edit else [None] * len(attacks)
     with edit.applied(model) if edit else nullcontext():

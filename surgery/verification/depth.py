@@ -33,7 +33,7 @@ from surgery.hooks import TraceDict, hidden, with_hidden
 from surgery.model import Model
 from surgery.products import fast_products
 from surgery.tokens import Question, ask, pad
-from surgery.verification.battery import Controls
+from surgery.verification.baseline import Controls
 from surgery.verification.controls import never_known
 
 ROWS = 64

@@ -24,8 +24,8 @@ from surgery.report import Report
 from surgery.shipped import neutral_texts
 from surgery.verification.attack import PROFILES, Attack, Profile
 from surgery.verification.attacks import ATTACKS, attacks_of
-from surgery.verification.baseline import Baseline
-from surgery.verification.battery import Battery, Controls, attacked
+from surgery.verification.baseline import Baseline, Controls
+from surgery.verification.battery import Battery, attacked
 from surgery.verification.controls import never_known
 from surgery.verification.costs import Meter
 from surgery.verification.drift import drift, log_probs

@@ -241,4 +241,5 @@ def test_names_are_invented_and_differ() -> None:
 def test_the_real_model_tells_which_kind_suits(smol: Model) -> None:
     assert suiting_kind(smol, "{} was born in the city of") == "person"
     assert suiting_kind(smol, "The capital of {} is") == "place"
-    assert suiting_kind(smol, "The novel {} was written by") == "work"
+    assert suiting_kind(smol, "{} is headquartered in") == "organisation"
+    assert suiting_kind(smol, "The chemical symbol for {} is") == "thing"
