@@ -36,7 +36,6 @@ METHODS: dict[str, edits.Method | None] = {
     "no edit": None,
     "rank-one, neutral": edits.RankOne(objective=edits.Neutral(), progress=False),
     "rank-one, suppress": edits.RankOne(objective=edits.Suppress(), progress=False),
-    "memit, neutral": edits.Mass(objective=edits.Neutral(), progress=False),
     "ft-m, suppress": edits.FineTune(objective=edits.Suppress(), progress=False),
     "lora, suppress": edits.LoRA(objective=edits.Suppress(), progress=False),
     "zero-neurons": edits.ZeroNeurons(progress=False),
@@ -48,7 +47,6 @@ TRIED = (
     "probability delta",
     "answer prefixes",
     "int4",
-    "nf4",
     "related relearning",
 )
 
