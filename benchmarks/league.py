@@ -51,7 +51,9 @@ TRIED = (
 )
 
 
-def judged(model: Model, baseline: Baseline, method: edits.Method | None, fact: Fact, profile: str) -> dict[str, Any]:
+def judged(
+    model: Model, baseline: Baseline, method: edits.Method | None, fact: Fact, attacks: Sequence[Attack]
+) -> dict[str, Any]:
     """One fact removed alone, and what the battery says of it."""
     clock = time.perf_counter()
     edit = None if method is None else method(model, [fact])
