@@ -73,7 +73,10 @@ def attacked(
     seconds: dict[str, float] = {}
     before = [_timed(seconds, one, base.attempt, one, cases) for one in attacks] if edit else [None] * len(attacks)
     with edit.applied(model) if edit else nullcontext():
-        after = [_timed(seconds, one, one, model, cases) for one in attacks]
+        after = [
+            _timed(seconds, one, one, model, cases) if edit else _timed(seconds, one, base.attempt, one, cases)
+            for one in attacks
+        ]
     row = {case: i for i, case in enumerate(cases)}
     findings = []
     for i, (fact, own) in enumerate(zip(asked, matched, strict=True)):
