@@ -51,7 +51,15 @@ def judged(model: Model, baseline: Baseline, method: edits.Method | None, fact: 
     edit = None if method is None else method(model, [fact])
     seconds = time.perf_counter() - clock
     clock = time.perf_counter()
-    report = verify(model, edit, [fact], profile=profile, claim="removed", baseline=baseline)  # type: ignore[arg-type]
+    report = verify(
+        model,
+        edit,
+        [fact],
+        profile=profile,
+        claim="removed",
+        beside=False,
+        baseline=baseline,  # type: ignore[arg-type]
+    )
     (verdict,) = report.verdicts
     return {
         "findings": {one.attack: one.outcome for one in report.battery.findings},

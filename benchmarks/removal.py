@@ -107,7 +107,10 @@ def main() -> None:
     baseline = Baseline(model)
     facts = [fact.replace(new_target=None) for fact in edits.sample_facts(model, given.facts, seed=given.seed)]
     table = Table(*COLUMNS, title=f"Removing {len(facts)} facts")
-    known = [(now.target.probability, probe.role) for probe, _, now in verify(model, None, facts, claim="removed", attacks=()).rows]
+    known = [
+        (now.target.probability, probe.role)
+        for probe, _, now in verify(model, None, facts, claim="removed", attacks=()).rows
+    ]
     before = [statistics.fmean(p for p, role in known if role == one) for one in ROLES]
     table.add_row("no edit", "", *(f"{one:.4f}" for one in before))
     for name in given.objectives.split(","):
