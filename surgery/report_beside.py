@@ -94,7 +94,7 @@ def _effects(beside: Beside) -> list[Embedded]:
     from surgery.verification.effect_figure import plot_effects  # which draws
 
     told = f"Change on each axis: {'; '.join(one.told for one in beside.effects.effects)}."
-    return [_drawn(partial(plot_effects, beside.effects), "What else the edit changed", told)]
+    return [_drawn(partial(plot_effects, beside.effects), "Each change in multiples of the smallest that counts", told)]
 
 
 def _depths(beside: Beside) -> list[Embedded]:
@@ -103,7 +103,7 @@ def _depths(beside: Beside) -> list[Embedded]:
     from surgery.verification.figures import plot_depth  # which draws
 
     return [
-        _drawn(partial(plot_depth, one), f"How deep the removal of {one.fact} goes", one.told)
+        _drawn(partial(plot_depth, one), f"What is missing at each layer: {one.fact}", one.told)
         for one in beside.depth.values()
     ]
 
@@ -117,4 +117,4 @@ def _drawn(plot: Callable[[], Axes], title: str, told: str) -> Embedded:
     try:
         return embedded(ax, title, alt=told, kind="svg")
     finally:
-        plt.close(ax.get_figure(root=True))  # type: ignore[arg-type]
+        plt.close(ax.get_figure(root=True))

@@ -153,7 +153,8 @@ def test_an_edit_too_strong_is_found_to_do_damage(toy: Toy, rank_one: Callable[[
     good = rank_one(REMOVALS[-1])(model, facts[CHOSEN[0]], [SITE])
     texts = sentences(facts[:20])
     assert verify(model, good, thresholds=LOOSE, texts=texts, attacks=()).exit_code == 0
-    assert verify(model, scaled(good, 30.0), thresholds=LOOSE, texts=texts, attacks=()).exit_code == 11
+    # much stronger still, so little is left of the model that the answer comes up again by chance
+    assert verify(model, scaled(good, 10.0), thresholds=LOOSE, texts=texts, attacks=()).exit_code == 11
 
 
 @pytest.mark.parametrize("objective", REMOVALS, ids=lambda one: one.name)

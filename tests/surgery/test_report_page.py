@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, chosen in {"one": facts[:1], "many": [*facts[1:12]], "hostile": [evil, *facts[1:12]]}.items():
         edit = toy_edit(toy, size=20.0, facts=tuple(chosen), settings={"objective": name, "site": "L3.mlp"})
         verify(toy[0], edit, leak=True, texts=["The", "They"]).save(folder / name, {"a wide one": figure})
-    # every section: of a removal, with what it says in free answers, and of a rewrite, which has scores instead of depth
+    # every section: of a removal, and of a rewrite, which has scores instead of depth
     new = next(one.target for one in facts[0].neighbours if one.target != facts[0].target)
     for name, claim, given in (("deep", "removed", evil), ("scored", "rewritten", evil.replace(new_target=new))):
         chosen = [given, *(one.replace(new_target=new) for one in facts[1:4])]
