@@ -59,7 +59,7 @@ def judged(
     edit = None if method is None else method(model, [fact])
     seconds = time.perf_counter() - clock
     clock = time.perf_counter()
-    report = verify(model, edit, [fact], attacks=attacks, claim="removed", baseline=baseline)
+    report = verify(model, edit, [fact], attacks=attacks, claim="removed", beside=False, baseline=baseline)
     (verdict,) = report.verdicts
     return {
         "findings": {one.attack: one.outcome for one in report.battery.findings},

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.edit import Edit
 from surgery.model import Model
+from surgery.numbers import Interval
 from surgery.privacy import redact
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def content_of(report: Report, model: Model, edit: Edit | None, digests: Sequenc
         "meaning": report.meaning,
         "facts": sorted(facts, key=lambda one: str(one["digest"])),
         "drift": {**_claim(report.drift_claim), **_short(dataclasses.asdict(report.drift) if report.drift else {})},
+        "beside": _beside(report),
         "thresholds": dataclasses.asdict(report.thresholds),
         "not_tested": list(report.not_tested),
     }
@@ -76,7 +78,21 @@ def _fact(report: Report, i: int) -> dict[str, Any]:
         "claims": {claim.name: _claim(claim) for claim in verdict.claims},
         "prompts": [_prompt(*row) for row in report.rows if row[0].fact == i],
         "attacks": [_finding(one) for one in report.battery.of(i)],
+        "erased": _short(report.beside.depth[i].score) if i in report.beside.depth else None,
     }
+
+
+def _beside(report: Report) -> dict[str, Any]:
+    # not the worst cases, which are prompts
+    found = report.beside.effects.effects if report.beside.effects else ()
+    effects = [{"axis": one.axis, "outcome": one.outcome, "over": one.over, **_interval(one.change)} for one in found]
+    bins = [{"kind": one.kind, "kept": _short(one.kept), "share": _short(one.share)} for one in report.beside.bins]
+    return {"effects": effects, "bins": bins}
+
+
+def _interval(one: Interval) -> dict[str, Any]:
+    found: dict[str, Any] = _short(dataclasses.asdict(one))
+    return found
 
 
 def _claim(claim: Claim) -> dict[str, Any]:

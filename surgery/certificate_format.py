@@ -40,6 +40,7 @@ class _OfFact(_Strict):
     claims: dict[str, Any]
     prompts: list[dict[str, Any]]
     attacks: list[dict[str, Any]]
+    erased: float | None
 
 
 class _Content(_Strict):
@@ -56,6 +57,7 @@ class _Content(_Strict):
     salt: Salt
     facts: list[_OfFact]
     drift: dict[str, Any]
+    beside: dict[str, Any]
     thresholds: dict[str, Any]
     not_tested: list[str]
     public_key: Digest | None

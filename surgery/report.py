@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.table import Table
 
 from surgery.files import writable_folder, written_whole
 from surgery.junit import junit
+from surgery.numbers import json_values
 from surgery.report_page import page
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from surgery.verification.battery import Battery
+    from surgery.verification.beside import Beside
     from surgery.verification.costs import Costs
     from surgery.verification.drift import Drift
     from surgery.verification.leak import Leak
@@ -59,6 +60,7 @@ class Report:
         exit_code: 0, or the gravest finding.
         profile: how much was tried.
         battery: what attacks found.
+        beside: what was measured and judges nothing.
         leak: how well the subjects can be read off the edit itself, where that was asked.
         costs: what it took, by part.
     """
@@ -78,6 +80,7 @@ class Report:
     exit_code: int
     profile: str
     battery: Battery
+    beside: Beside
     costs: Costs
     leak: Leak | None = None
 
@@ -109,24 +112,32 @@ class Report:
 
     def as_record(self) -> dict[str, Any]:
         """Everything, as JSON values."""
-        record = {
-            field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self) if field.name != "rows"
-        }
+        fields = [one.name for one in dataclasses.fields(self) if one.name not in ("rows", "beside")]
+        record = {name: json_values(getattr(self, name)) for name in fields}
+        record["beside"] = self.beside.as_record()
         record["probes"] = [
-            {**_plain(probe), "before": _plain(was), "after": _plain(now)} for probe, was, now in self.rows
+            {**json_values(probe), "before": json_values(was), "after": json_values(now)}
+            for probe, was, now in self.rows
         ]
-        record["verdicts"] = [{**_plain(one), "depth": one.depth} for one in self.verdicts]
+        record["verdicts"] = [{**json_values(one), "depth": one.depth} for one in self.verdicts]
         record["battery"]["findings"] = [
-            {**_plain(one), "outcome": one.outcome, "evidence": one.evidence} for one in self.battery.findings
+            {**json_values(one), "outcome": one.outcome, "evidence": one.evidence} for one in self.battery.findings
         ]
         return {"format": "knowledge-surgery report 2", "meaning": self.meaning, "scores": self.scores, **record}
 
-    def save(self, folder: str | Path, figures: Mapping[str, Figure | Axes] = MappingProxyType({})) -> Path:
+    def save(
+        self,
+        folder: str | Path,
+        figures: Mapping[str, Figure | Axes] = MappingProxyType({}),
+        *,
+        where: Mapping[str, Figure | Axes] = MappingProxyType({}),
+    ) -> Path:
         """Write `report.json` and `report.html` (one page, nothing loaded from elsewhere) into a folder.
 
         Args:
             folder: where; made if it is absent.
             figures: more figures for the page, by what stands above each; they stay open.
+            where: maps of where the answer passes through, in the same way; they stand beside a removal's depth.
 
         Raises:
             SurgeryError: the folder cannot be written to.
@@ -134,7 +145,7 @@ class Report:
         folder = writable_folder(folder)
         for name, text in (
             ("report.json", json.dumps(self.as_record(), indent=1, ensure_ascii=False)),
-            ("report.html", page(self, figures)),
+            ("report.html", page(self, figures, where)),
         ):
             with written_whole(folder / name) as temporary:
                 temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -164,6 +175,8 @@ class Report:
                     table.add_row(*_cells(probe, answer, was, now, field))
         rest = f"; {len(self.rows) - most} more prompts in the report" if len(self.rows) > most else ""
         table.caption = f"drift on neutral text: {self.drift_claim.evidence}{rest}"
+        if self.beside.effects is not None:
+            table.caption += f"\nside effects: {self.beside.effects.counted}"
         if self.leak is not None:
             table.caption += f"\nread off the edit itself: {self.leak.told}"
         return table
@@ -183,13 +196,3 @@ def _cells(probe: Probe, answer: str, was: Measured | None, now: Measured, field
 
 def _mean(ratings: list[Rating]) -> float | None:
     return sum(one.probability for one in ratings) / len(ratings) if ratings else None
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return [_plain(one) for one in value] if isinstance(value, (tuple, list)) else value

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from surgery.report_beside import ends, shown_beside, spread
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -27,13 +29,15 @@ LONGEST = 2000
 _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
-def page(report: Report, figures: Mapping[str, Figure | Axes]) -> str:
+def page(report: Report, figures: Mapping[str, Figure | Axes], where: Mapping[str, Figure | Axes] | None = None) -> str:
     """The page's text.
 
     Args:
         report: what was found.
         figures: more figures to show, by what stands above each.
+        where: maps of where the answer passes through; they stand beside a removal's depth, or, without, by the others.
     """
+    traced = where or {}
     environment = Environment(
         loader=PackageLoader("surgery", "data"),
         autoescape=True,
@@ -42,13 +46,15 @@ def page(report: Report, figures: Mapping[str, Figure | Axes]) -> str:
         lstrip_blocks=True,
         finalize=visible,
     )
-    environment.filters |= {"folded": folded, "number": number}
+    environment.filters |= {"folded": folded, "number": number, "ends": ends, "spread": spread}
     drawn, attacked = _drawn(report)
     return environment.get_template("report.html.jinja").render(
         report=report,
         edit=report.edit or {},
         words=in_words(report),
-        given=_given(figures),
+        given=_given(figures if report.beside.depth else {**traced, **figures}),
+        traced=_given(traced if report.beside.depth else {}),
+        **shown_beside(report.beside),
         drawn=drawn,
         undrawn=attacked - len(drawn),
     )

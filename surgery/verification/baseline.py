@@ -16,6 +16,7 @@ from surgery.fact import Fact
 from surgery.model import Model
 from surgery.predict import Answer, generate, next_log_probs, rate
 from surgery.verification.attack import Attack, Attempt
+from surgery.verification.classic import LENGTH, Classic, score, told_on
 from surgery.verification.drift import log_probs
 from surgery.verification.probes import Measured, Probe, measure
 from surgery.verification.speech import speak
@@ -41,6 +42,7 @@ class Baseline:
         self._texts: dict[tuple[str, int, str], str] = {}
         self._controls: dict[tuple[Controls, Fact], tuple[Fact, ...]] = {}
         self._attempts: dict[tuple[Attack, tuple[Fact, ...]], Attempt] = {}
+        self._scores: dict[tuple[Fact, ...], Classic] = {}
 
     def measure(self, probes: Sequence[Probe]) -> list[Measured]:
         """What the base model makes of some probes.
@@ -91,6 +93,27 @@ class Baseline:
             SurgeryError: something is asked for the first time, and the weights are not those of the beginning.
         """
         return self._said(prompts, most, speak)
+
+    def told_on(self, prompts: Sequence[str], length: int = LENGTH) -> list[str]:
+        """Some prompts with its greedy continuations, so many tokens in all (`classic.told_on`).
+
+        Raises:
+            SurgeryError: something is asked for the first time, and the weights are not those of the beginning.
+        """
+        return self._said(prompts, length, _told_on)
+
+    def score(self, facts: Sequence[Fact]) -> Classic:
+        """CounterFact's scores of some facts on it.
+
+        Raises:
+            SurgeryError: these are asked for the first time, and the weights are not those of the beginning; or a fact
+                has no new answer.
+        """
+        key = tuple(facts)
+        if key not in self._scores:
+            self._check()
+            self._scores[key] = score(self._model, facts)
+        return self._scores[key]
 
     def _said(
         self, prompts: Sequence[str], most: int, say: Callable[[Model, Sequence[str], int], list[str]]
@@ -151,3 +174,7 @@ class Baseline:
             raise SurgeryError(
                 "the model's weights changed since its baseline was made; undo the edit, or make a new Baseline(model)"
             )
+
+
+def _told_on(model: Model, prompts: Sequence[str], length: int) -> list[str]:
+    return told_on(model, prompts, length=length)

@@ -125,6 +125,13 @@ class Effects:
         return next(one for one in self.effects if one.axis == axis)
 
     @property
+    def counted(self) -> str:
+        """On how many axes there was harm, in words."""
+        moved, unclear = ([one.outcome for one in self.effects].count(kind) for kind in ("moved", "unclear"))
+        rest = f", {unclear} unclear" if unclear else ""
+        return f"{moved} of {len(self.effects)} axes moved beyond their floor{rest}"
+
+    @property
     def told(self) -> str:
         """In words."""
         by = {kind: [one.axis for one in self.effects if one.outcome == kind] for kind in ("moved", "unclear")}
@@ -135,4 +142,4 @@ class Effects:
     def as_record(self) -> dict[str, Any]:
         """Everything, as JSON values."""
         each = [{**json_values(one), **json_values(one.kind), "outcome": one.outcome} for one in self.effects]
-        return {**json_values(self), "effects": each, "told": self.told}
+        return {**json_values(self), "effects": each, "told": self.told, "counted": self.counted}

@@ -5,6 +5,7 @@
 3. The same with next-token distributions on neutral text (`drift`).
 4. Attacks of the profile are tried on the edited model, the base model and controls (`battery`).
 5. Thresholds turn numbers into verdicts (`verdicts`).
+6. What a profile has beside them judges nothing: side effects, free answers, depth and more (`beside`).
 
 Without an edit, the model at hand is judged as it is: there is nothing before, and claims about change do not apply.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import cache
 from typing import Literal
 
 from surgery.edit import Edit
@@ -26,6 +28,7 @@ from surgery.verification.attack import PROFILES, Attack, Profile
 from surgery.verification.attacks import ATTACKS, attacks_of
 from surgery.verification.baseline import Baseline, Controls
 from surgery.verification.battery import Battery, attacked
+from surgery.verification.beside import Asked, measured_beside
 from surgery.verification.controls import never_known
 from surgery.verification.costs import Meter
 from surgery.verification.drift import drift, log_probs
@@ -33,7 +36,6 @@ from surgery.verification.leak import delta_leak
 from surgery.verification.probes import Measured, measure, probes_of
 from surgery.verification.verdicts import Thresholds, exit_code, judge, judge_drift
 
-NOT_TESTED = ("generation over longer text", "other facts about the same subject")
 UNKEPT = "which prompts the edit was made from: its file keeps none, so all but the facts' own count as unseen"
 
 
@@ -48,6 +50,7 @@ def verify(
     texts: Sequence[str] | None = None,
     leak: bool = False,
     attacks: Sequence[Attack] | None = None,
+    beside: bool | None = None,
     controls: Controls = never_known,
     baseline: Baseline | None = None,
 ) -> Report:
@@ -63,6 +66,8 @@ def verify(
         texts: neutral text for the drift; None for the shipped sentences.
         leak: also try whether the subjects can be read off the edit's numbers (`delta_leak`); judges nothing.
         attacks: these instead of the profile's; none to leave it at probes and drift.
+        beside: whether to measure what the profile has beside the verdicts, such as side effects
+            (`surgery.verification.beside`); None: where there are attacks.
         controls: gives each fact those it is told from; by default invented subjects with its wording and answer.
         baseline: what the base model answers, where many edits of it are judged; None to ask it anew.
 
@@ -90,6 +95,7 @@ def verify(
     base = Baseline(model) if baseline is None else baseline
     base.check(model)
     tried = attacks_of(profile) if attacks is None else tuple(attacks)
+    once = cache(controls)  # for this call: attacks and depth ask for the same
     meter = Meter()
     with meter.measuring(model):
         with meter.part("probes"):
@@ -102,10 +108,15 @@ def verify(
             with meter.part("drift"):
                 moved = drift(model, words, text_before, log_probs(model, words)) if text_before is not None else None
         with meter.part("attacks"):
-            battery = attacked(model, edit, chosen, tried, controls, seen=_seen(edit, chosen), baseline=base)
+            battery = attacked(model, edit, chosen, tried, once, seen=_seen(edit, chosen), baseline=base)
+        rows = tuple(zip(probes, before, after, strict=True))
+        asked = Asked(
+            model=model, edit=edit, facts=chosen, rows=rows, claim=claim, profile=profile, lines=lines, drift=moved,
+            controls=once, baseline=base,
+        )  # fmt: skip
+        looked = measured_beside(asked, meter, wanted=bool(tried) if beside is None else beside)
         with meter.part("leak"):
             leaked = delta_leak(model, edit, chosen) if leak and edit else None
-    rows = list(zip(probes, before, after, strict=True))
     verdicts = tuple(
         judge(fact.label, [row for row in rows if row[0].fact == i], claim, lines, battery.of(i))
         for i, fact in enumerate(chosen)
@@ -119,28 +130,29 @@ def verify(
         verdicts=verdicts,
         drift=moved,
         drift_claim=overall,
-        rows=tuple(rows),
+        rows=rows,
         neighbours_left_out=left_out,
         thresholds=lines,
-        not_tested=_not_tested(edit, tried, battery),
+        not_tested=(*looked.left_out, *_not_tested(edit, tried, battery)),
         seconds=time.perf_counter() - started,
         exit_code=exit_code(verdicts, overall),
         leak=leaked,
         profile=profile,
         battery=battery,
+        beside=looked,
         costs=meter.costs,
     )
 
 
-def _not_tested(edit: Edit | None, tried: Sequence[Attack], battery: Battery) -> tuple[str, ...]:
-    """What a reader might think was tried."""
+def _not_tested(edit: Edit | None, tried: Sequence[Attack], battery: Battery) -> list[str]:
+    """What a reader might think was tried, of attacks and held-out prompts."""
     names = {one.name for one in tried}
     left = [f"{name}: {one.about}" for name, one in ATTACKS.items() if name not in names]
     if names and (without := battery.controls.count(0)):
         left.append(f"attacks on {without} of {len(battery.controls)} facts, which have no subject and so no controls")
     if edit and edit.hidden and edit.hidden.keep == "none":
         left.append(UNKEPT)
-    return (*NOT_TESTED, *left)
+    return left
 
 
 def check_profile(profile: str) -> None:

@@ -151,8 +151,10 @@ def test_an_edit_too_weak_is_found_still_there(toy: Toy, rank_one: Callable[[Obj
 def test_an_edit_too_strong_is_found_to_do_damage(toy: Toy, rank_one: Callable[[Objective], RankOne]) -> None:
     model, facts = toy
     good = rank_one(REMOVALS[-1])(model, facts[CHOSEN[0]], [SITE])
-    assert verify(model, good, thresholds=LOOSE, texts=sentences(facts[:20])).exit_code == 0
-    assert verify(model, scaled(good, 30.0), thresholds=LOOSE, texts=sentences(facts[:20])).exit_code == 11
+    texts = sentences(facts[:20])
+    assert verify(model, good, thresholds=LOOSE, texts=texts, attacks=()).exit_code == 0
+    # much stronger still, so little is left of the model that the answer comes up again by chance
+    assert verify(model, scaled(good, 10.0), thresholds=LOOSE, texts=texts, attacks=()).exit_code == 11
 
 
 @pytest.mark.parametrize("objective", REMOVALS, ids=lambda one: one.name)

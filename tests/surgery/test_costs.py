@@ -33,7 +33,7 @@ def test_a_meter_counts_positions_and_seconds_and_leaves_nothing(toy: Toy, uncha
 
 def test_a_report_says_what_it_cost(toy: Toy) -> None:
     report = verify(toy[0], toy_edit(toy, size=1.0), texts=["The", "They"])
-    assert set(report.costs.seconds) == {"probes", "drift", "attacks", "leak"}
+    assert set(report.costs.seconds) == {"probes", "drift", "attacks", "side effects", "leak"}
     assert sum(report.costs.seconds.values()) <= report.seconds
     assert sum(report.battery.seconds.values()) <= report.costs.seconds["attacks"]
     assert report.costs.tokens > 100

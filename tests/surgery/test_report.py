@@ -146,7 +146,7 @@ def test_figures_are_taken_along_and_stay_open(hostile: Report, tmp_path: Path) 
     figure, _ = plt.subplots()
     page = (hostile.save(tmp_path, {"where": ax, "<i>how": figure}) / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == 2
-    assert page.count("data:image/svg+xml;base64,") == 1
+    assert page.count("data:image/svg+xml;base64,") == 2  # attacks and side effects
     assert 'alt="&lt;i&gt;how"' in page
     assert plt.fignum_exists(figure.number)
     assert len(plt.get_fignums()) == 2  # its own are closed

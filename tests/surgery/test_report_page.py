@@ -35,6 +35,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, chosen in {"one": facts[:1], "many": [*facts[1:12]], "hostile": [evil, *facts[1:12]]}.items():
         edit = toy_edit(toy, size=20.0, facts=tuple(chosen), settings={"objective": name, "site": "L3.mlp"})
         verify(toy[0], edit, leak=True, texts=["The", "They"]).save(folder / name, {"a wide one": figure})
+    # every section: of a removal, and of a rewrite, which has scores instead of depth
+    new = next(one.target for one in facts[0].neighbours if one.target != facts[0].target)
+    for name, claim, given in (("deep", "removed", evil), ("scored", "rewritten", evil.replace(new_target=new))):
+        chosen = [given, *(one.replace(new_target=new) for one in facts[1:4])]
+        edit = toy_edit(toy, size=20.0, facts=tuple(chosen), claim=claim)
+        texts = ["They went home in summer", "It was a long day"]
+        report = verify(toy[0], edit, leak=True, profile="full", texts=texts, attacks=(), beside=True)
+        report.save(folder / name, where={"a wide one": figure})
     plt.close(figure)
     return folder
 
@@ -63,7 +71,7 @@ def opened(browser: Any, path: Path, width: int) -> tuple[Any, list[str]]:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", ["one", "many", "hostile"])
+@pytest.mark.parametrize("name", ["one", "many", "hostile", "deep", "scored"])
 def test_it_loads_by_itself_and_fits(browser: Any, folder: Path, name: str, width: int) -> None:
     page, wrong = opened(browser, folder / name, width)
     assert wrong == []
@@ -72,7 +80,10 @@ def test_it_loads_by_itself_and_fits(browser: Any, folder: Path, name: str, widt
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("document.body.scrollWidth") <= width
     widths = page.evaluate("[...document.images].map(one => one.naturalWidth)")
-    assert len(widths) == {"one": 2, "many": 7, "hostile": 7}[name]
+    # the one handed in, those of attacks, that of side effects, those of depths
+    assert (
+        len(widths) == {"one": 1 + 1 + 1, "many": 1 + 6 + 1, "hostile": 1 + 6 + 1, "deep": 1 + 1 + 3, "scored": 2}[name]
+    )
     assert all(one > 0 for one in widths)
     assert all(page.evaluate("[...document.images].map(one => one.alt.length > 5)"))
     # whatever a text holds, no cell reaches out of its row
@@ -89,6 +100,29 @@ def test_the_facts_stand_there_as_text(browser: Any, folder: Path, width: int) -
         assert word in text
     assert page.locator("script").count() == 0
     assert "L3.mlp" in text
+    page.close()
+
+
+def test_every_part_has_a_section(browser: Any, folder: Path) -> None:
+    found = {}
+    for name in ("one", "deep", "scored"):
+        page, _ = opened(browser, folder / name, 1280)
+        found[name] = set(page.evaluate("[...document.querySelectorAll('h2')].map(one => one.innerText)"))
+        page.close()
+    both = {"Side effects", "As users meet it", "Beside doing nothing and asking nicely", "Classic scores"}
+    both.add("Quantisation: what is left of the change")
+    assert found["deep"] >= both | {"How deep"}
+    assert found["scored"] >= both
+    assert "How deep" not in found["scored"]
+    assert found["one"] & (both | {"How deep"}) == {"Side effects"}
+
+
+@pytest.mark.parametrize("name", ["deep", "scored"])
+def test_every_section_fits_on_paper(browser: Any, folder: Path, name: str) -> None:
+    page, _ = opened(browser, folder / name, 700)
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 700
+    assert page.evaluate("[...document.images].every(one => one.getBoundingClientRect().right <= 701)")
     page.close()
 
 

@@ -1,0 +1,230 @@
+"""What is measured beside the verdicts: it judges nothing, and tells what an edit is like to live with.
+
+1. quick: side effects on the light axes (`effects`).
+2. standard: all axes; what is said when asked as users ask (`generation`); no edit, and the wish in the context instead
+   (`comparison`); of a rewrite CounterFact's scores (`classic`); of a removal how deep it goes (`depth`), for the first
+   facts; what quantising leaves of the change (`quantisation`).
+3. full: the same, and the fluency of longer texts (`classic`).
+Without an edit there is no change to look at: generation, comparison and the scores of the model as it is remain.
+What was left out is told without a word of the facts, as a certificate holds it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from surgery.edit import Edit
+from surgery.errors import SurgeryError
+from surgery.fact import Fact
+from surgery.model import Model
+from surgery.numbers import Interval, json_values
+from surgery.verification.attack import PROFILES, Profile
+from surgery.verification.baseline import Baseline
+from surgery.verification.battery import Controls
+from surgery.verification.classic import Classic, fluency, score, told_on
+from surgery.verification.comparison import Comparison, compared
+from surgery.verification.costs import Meter
+from surgery.verification.depth import Depth, removal_depth
+from surgery.verification.drift import Drift
+from surgery.verification.effect import Effects
+from surgery.verification.effects import effects
+from surgery.verification.generation import Generation, generation
+from surgery.verification.quantisation import QUANT_KINDS, ChangedBins, changed_bins
+from surgery.verification.verdicts import Row, Thresholds
+
+DEEP = 3
+"""Facts whose depth is measured, the first ones."""
+ABOUT = {
+    "effects": "side effects, such as on other facts about the same subject",
+    "generation": "free answers, asked in plain words, as a question and in a chat",
+    "comparison": "the same wish as an instruction in the context",
+    "classic": "CounterFact's scores",
+    "depth": "how deep the removal goes, layer by layer",
+    "bins": "how much of the change is left when the model is quantised",
+    "fluency": "generation over longer text",
+}
+PARTS = {
+    "effects": "side effects",
+    "generation": "free answers",
+    "comparison": "instruction in the context",
+    "classic": "classic scores",
+    "depth": "depth",
+    "bins": "what quantising leaves",
+    "fluency": "longer texts",
+}
+"""What stands in the costs."""
+CONSISTENCY = "CounterFact's consistency, which needs reference texts"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What was measured beside the verdicts; a part that was not is None or empty.
+
+    Attributes:
+        effects: what else the edit changed.
+        generation: what is said when asked as users ask.
+        comparison: the edit beside none and beside an instruction in the context.
+        classic: CounterFact's scores "before" and "after".
+        fluency: of longer texts, "before" and "after".
+        depth: how deep a removal goes, by which of the facts, from 0.
+        bins: what is left of the change in each kind of quantisation.
+        left_out: what was not measured, in words, none of them the facts'.
+    """
+
+    effects: Effects | None = None
+    generation: Generation | None = None
+    comparison: Comparison | None = None
+    classic: Mapping[str, Classic] = field(default_factory=dict)
+    fluency: Mapping[str, Interval] = field(default_factory=dict)
+    depth: Mapping[int, Depth] = field(default_factory=dict)
+    bins: tuple[ChangedBins, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    def as_record(self) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        parts = {name: getattr(self, name) for name in ("effects", "generation", "comparison")}
+        return {
+            **{name: None if one is None else one.as_record() for name, one in parts.items()},
+            "classic": {when: one.as_record() for when, one in self.classic.items()},
+            "fluency": json_values(self.fluency),
+            "depth": [{"index": i, **one.as_record()} for i, one in self.depth.items()],
+            "bins": [{**json_values(one), "share": one.share, "told": one.told} for one in self.bins],
+            "left_out": list(self.left_out),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a verification hands on to be looked at beside its verdicts.
+
+    Attributes:
+        model: the base model; it is the same afterwards.
+        edit: the edit; None for the model at hand.
+        facts: what is asked.
+        rows: the probes with what was measured.
+        claim: what is claimed.
+        profile: how much to measure.
+        lines: which shift of a neighbour counts as one.
+        drift: what was found on neutral text.
+        controls: gives each fact invented subjects.
+        baseline: what the base model answers.
+    """
+
+    model: Model
+    edit: Edit | None
+    facts: Sequence[Fact]
+    rows: Sequence[Row]
+    claim: Literal["removed", "rewritten"]
+    profile: Profile
+    lines: Thresholds
+    drift: Drift | None
+    controls: Controls
+    baseline: Baseline
+
+    def applies(self, part: str) -> bool:
+        """Whether there is anything to measure in a part."""
+        if part in ("effects", "bins"):
+            return self.edit is not None
+        if part == "depth":
+            return self.edit is not None and self.claim == "removed"
+        return part != "classic" or self.claim == "rewritten"
+
+
+def measured_beside(asked: Asked, meter: Meter, *, wanted: bool = True) -> Beside:
+    """Measure what the profile has beside the verdicts.
+
+    Args:
+        asked: of what.
+        meter: which adds up what each part takes.
+        wanted: else nothing is measured, and all that could have been is left out.
+    """
+    parts = [name for name in ABOUT if asked.applies(name)]
+    weight = PROFILES.index(asked.profile)
+    chosen = [name for name in parts if wanted and PROFILES.index(_LIGHTEST.get(name, "standard")) <= weight]
+    made: dict[str, Any] = {}
+    for name in chosen:
+        with meter.part(PARTS[name]):
+            made[name] = _MEASURES[name](asked)
+    found = Beside(**made)
+    left = [ABOUT[name] for name in parts if not getattr(found, name)]
+    return replace(found, left_out=(*left, *_within(found, asked)))
+
+
+def _within(found: Beside, asked: Asked) -> list[str]:
+    """What was left out of parts that were measured."""
+    left = []
+    if found.effects:
+        reasons: dict[str, list[str]] = {}
+        for axis, why in found.effects.left_out.items():
+            reasons.setdefault(why, []).append(axis)
+        left += [f"side effects on {', '.join(axes)}: {why}" for why, axes in reasons.items()]
+        looked, among = found.effects.facts
+        left += [f"side effects around {among - looked} of {among} facts, which were not drawn"] * (looked < among)
+    if found.generation:
+        left += [f"free answers in the form {form}: {why}" for form, why in found.generation.left_out.items()]
+    if found.depth and (rest := len(asked.facts) - len(found.depth)):
+        why = f"only the first {DEEP} are tried, and each needs invented subjects to compare with"
+        left.append(f"how deep the removal of {rest} of {len(asked.facts)} facts goes: {why}")
+    if found.classic:
+        left.append(CONSISTENCY)
+    return left
+
+
+def _effects(asked: Asked) -> Effects:
+    assert asked.edit is not None
+    how = {"profile": asked.profile, "drift": asked.drift, "baseline": asked.baseline}
+    return effects(asked.model, asked.edit, asked.facts, **how)  # type: ignore[arg-type]
+
+
+def _generation(asked: Asked) -> Generation:
+    return generation(asked.model, asked.edit, asked.facts, claim=asked.claim, baseline=asked.baseline)
+
+
+def _comparison(asked: Asked) -> Comparison:
+    return compared(asked.facts, asked.rows, asked.claim, asked.baseline, thresholds=asked.lines)
+
+
+def _classic(asked: Asked) -> dict[str, Classic]:
+    with asked.edit.applied(asked.model) if asked.edit else nullcontext():
+        after = score(asked.model, asked.facts)
+    return {"before": asked.baseline.score(asked.facts), "after": after} if asked.edit else {"after": after}
+
+
+def _fluency(asked: Asked) -> dict[str, Interval]:
+    prompts = [text for fact in asked.facts for text in (fact.prompt, *fact.paraphrases)]
+    with asked.edit.applied(asked.model) if asked.edit else nullcontext():
+        after = fluency(told_on(asked.model, prompts))
+    return {"before": fluency(asked.baseline.told_on(prompts)), "after": after} if asked.edit else {"after": after}
+
+
+def _depths(asked: Asked) -> dict[int, Depth]:
+    assert asked.edit is not None
+    found = {}
+    for i, fact in enumerate(asked.facts[:DEEP]):
+        # a fact without a subject, or whose answer has other tokens after invented ones, has nothing to compare with
+        with suppress(SurgeryError):
+            found[i] = removal_depth(asked.model, asked.edit, fact, controls=asked.controls)
+    return found
+
+
+def _bins(asked: Asked) -> tuple[ChangedBins, ...]:
+    assert asked.edit is not None
+    # an edit that changes no weight has none left
+    with suppress(SurgeryError):
+        return tuple(changed_bins(asked.model, asked.edit, kind) for kind in QUANT_KINDS)
+    return ()
+
+
+_LIGHTEST: Mapping[str, Profile] = {"effects": "quick", "fluency": "full"}
+_MEASURES: Mapping[str, Callable[[Asked], Any]] = {
+    "effects": _effects,
+    "generation": _generation,
+    "comparison": _comparison,
+    "classic": _classic,
+    "depth": _depths,
+    "bins": _bins,
+    "fluency": _fluency,
+}
