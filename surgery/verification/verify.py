@@ -1,18 +1,20 @@
 """Measure a model before and after an edit and judge what it claims.
 
-1. Probes are made from the facts (`probes`).
+1. Probes are made from the facts (`probes`). A fact that the model cannot be asked about (`askable`) is inconclusive,
+   with the reason, and keeps no other from being judged.
 2. The base model rates them; the edit is applied for the length of a `with` block; the edited model rates them.
 3. The same with next-token distributions on neutral text (`drift`).
 4. Attacks of the profile are tried on the edited model, the base model and controls (`battery`).
 5. Thresholds turn numbers into verdicts (`verdicts`).
 
-Without an edit, the model at hand is judged as it is: there is nothing before, and claims about change do not apply.
+What is judged need not be an edit of weights (`intervention`). Without one, the model at hand is judged as it is: there
+is nothing before, and claims about change do not apply.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from typing import Literal
 
@@ -20,8 +22,10 @@ from surgery.edit import Edit
 from surgery.errors import SurgeryError, check_choice
 from surgery.fact import Fact
 from surgery.model import Model
+from surgery.privacy import Hidden
 from surgery.report import Report
 from surgery.shipped import neutral_texts
+from surgery.verification.askable import unaskable
 from surgery.verification.attack import PROFILES, Attack, Profile
 from surgery.verification.attacks import ATTACKS, attacks_of
 from surgery.verification.baseline import Baseline
@@ -29,9 +33,10 @@ from surgery.verification.battery import Battery, Controls, attacked
 from surgery.verification.controls import never_known
 from surgery.verification.costs import Meter
 from surgery.verification.drift import drift, log_probs
+from surgery.verification.intervention import Intervention
 from surgery.verification.leak import delta_leak
 from surgery.verification.probes import Measured, measure, probes_of
-from surgery.verification.verdicts import Thresholds, exit_code, judge, judge_drift
+from surgery.verification.verdicts import Thresholds, exit_code, judge, judge_drift, unjudged
 
 NOT_TESTED = ("generation over longer text", "other facts about the same subject")
 UNKEPT = "which prompts the edit was made from: its file keeps none, so all but the facts' own count as unseen"
@@ -39,7 +44,7 @@ UNKEPT = "which prompts the edit was made from: its file keeps none, so all but 
 
 def verify(
     model: Model,
-    edit: Edit | None,
+    edit: Edit | Intervention | None,
     facts: Sequence[Fact] | Fact | None = None,
     *,
     profile: Profile = "quick",
@@ -55,7 +60,7 @@ def verify(
 
     Args:
         model: the base model; it is the same afterwards.
-        edit: the edit to judge; None to judge the model at hand.
+        edit: the edit to judge, or whatever else changes the model; None to judge the model at hand.
         facts: what to ask; None for the facts the edit was made from.
         profile: how much to try, "quick", "standard" or "full": its attacks among `surgery.verification.attacks`.
         claim: what should hold; None for the edit's own, or, without one, "rewritten" where facts name a new answer.
@@ -74,18 +79,21 @@ def verify(
     check_profile(profile)
     started = time.perf_counter()
     chosen = (facts,) if isinstance(facts, Fact) else tuple(facts if facts is not None else edit.facts if edit else ())
-    if not chosen and edit is not None and edit.hidden is not None:
+    if not chosen and (hidden := _hidden(edit)) is not None:
         raise SurgeryError(
-            f"the edit's file keeps its facts {edit.hidden.keep}, so they cannot be asked; give them, as --facts FILE "
+            f"the edit's file keeps its facts {hidden.keep}, so they cannot be asked; give them, as --facts FILE "
             f"or verify(model, edit, facts)"
         )
     if not chosen:
         raise SurgeryError("there is no fact to verify; give at least one")
-    if leak and edit is None:
+    if leak and not isinstance(edit, Edit):
         raise SurgeryError("without an edit there is none to leak; give one, as --edit FILE")
     claim = _claim(claim, edit, chosen)
     lines = Thresholds() if thresholds is None else thresholds
     probes, left_out = probes_of(chosen, claim, _seen(edit, chosen))
+    refused = unaskable(model, probes)
+    probes = [probe for probe in probes if probe.fact not in refused]
+    asked = [fact for i, fact in enumerate(chosen) if i not in refused]
     words = neutral_texts() if texts is None else texts
     base = Baseline(model) if baseline is None else baseline
     base.check(model)
@@ -102,12 +110,16 @@ def verify(
             with meter.part("drift"):
                 moved = drift(model, words, text_before, log_probs(model, words)) if text_before is not None else None
         with meter.part("attacks"):
-            battery = attacked(model, edit, chosen, tried, controls, seen=_seen(edit, chosen), baseline=base)
+            battery = attacked(
+                model, edit, chosen, tried, controls, seen=_seen(edit, chosen), baseline=base, left_out=refused
+            )
         with meter.part("leak"):
-            leaked = delta_leak(model, edit, chosen) if leak and edit else None
+            leaked = delta_leak(model, edit, asked) if leak and asked and isinstance(edit, Edit) else None
     rows = list(zip(probes, before, after, strict=True))
     verdicts = tuple(
-        judge(fact.label, [row for row in rows if row[0].fact == i], claim, lines, battery.of(i))
+        unjudged(fact.label, claim, refused[i])
+        if i in refused
+        else judge(fact.label, [row for row in rows if row[0].fact == i], claim, lines, battery.of(i))
         for i, fact in enumerate(chosen)
     )
     overall = judge_drift(moved, lines)
@@ -115,14 +127,14 @@ def verify(
         claim=claim,
         model=model.source,
         base=edit.base if edit else model.fingerprint,
-        edit=edit.summary() if edit else None,
+        edit=dict(edit.summary()) if edit else None,
         verdicts=verdicts,
         drift=moved,
         drift_claim=overall,
         rows=tuple(rows),
         neighbours_left_out=left_out,
         thresholds=lines,
-        not_tested=_not_tested(edit, tried, battery),
+        not_tested=_not_tested(edit, chosen, refused, tried, battery),
         seconds=time.perf_counter() - started,
         exit_code=exit_code(verdicts, overall),
         leak=leaked,
@@ -132,13 +144,25 @@ def verify(
     )
 
 
-def _not_tested(edit: Edit | None, tried: Sequence[Attack], battery: Battery) -> tuple[str, ...]:
+def _not_tested(
+    edit: Edit | Intervention | None,
+    facts: Sequence[Fact],
+    refused: Collection[int],
+    tried: Sequence[Attack],
+    battery: Battery,
+) -> tuple[str, ...]:
     """What a reader might think was tried."""
     names = {one.name for one in tried}
     left = [f"{name}: {one.about}" for name, one in ATTACKS.items() if name not in names]
-    if names and (without := battery.controls.count(0)):
-        left.append(f"attacks on {without} of {len(battery.controls)} facts, which have no subject and so no controls")
-    if edit and edit.hidden and edit.hidden.keep == "none":
+    spared = [i for i, count in enumerate(battery.controls) if not count]
+    bare = [i for i in spared if not facts[i].subject and i not in refused]
+    if names and bare:
+        left.append(f"attacks on {len(bare)} of {len(facts)} facts, which have no subject and so no controls")
+    if names and (long := len([i for i in spared if i not in bare and i not in refused])):
+        left.append(f"attacks on {long} of {len(facts)} facts, whose controls are longer than the model reads")
+    if refused:
+        left.append(f"{len(refused)} of {len(facts)} facts, which the model cannot be asked about")
+    if (hidden := _hidden(edit)) and hidden.keep == "none":
         left.append(UNKEPT)
     return (*NOT_TESTED, *left)
 
@@ -152,16 +176,22 @@ def check_profile(profile: str) -> None:
     check_choice("verification profile", profile, PROFILES)
 
 
-def _seen(edit: Edit | None, facts: Sequence[Fact]) -> tuple[str, ...]:
+def _hidden(edit: Edit | Intervention | None) -> Hidden | None:
+    """What is left of an edit's facts where its file keeps them hidden."""
+    return edit.hidden if isinstance(edit, Edit) else None
+
+
+def _seen(edit: Edit | Intervention | None, facts: Sequence[Fact]) -> tuple[str, ...]:
     """Prompts the edit was made from; where its file keeps their hashes, those among the facts' own."""
-    if edit is None or edit.hidden is None:
+    hidden = _hidden(edit)
+    if hidden is None:
         return edit.prompts if edit else ()
     asked = [(fact.prompt, *fact.paraphrases, *(one.prompt for one in fact.neighbours)) for fact in facts]
-    return edit.hidden.seen([text for texts in asked for text in texts])
+    return hidden.seen([text for texts in asked for text in texts])
 
 
 def _claim(
-    claim: Literal["removed", "rewritten"] | None, edit: Edit | None, facts: Sequence[Fact]
+    claim: Literal["removed", "rewritten"] | None, edit: Edit | Intervention | None, facts: Sequence[Fact]
 ) -> Literal["removed", "rewritten"]:
     if claim is None:
         named = all(fact.new_target is not None for fact in facts)
