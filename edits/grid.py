@@ -128,7 +128,7 @@ class ClosedForm:
         facts: Sequence[Fact] | Fact,
         sites: Sequence[Site] | None = None,
     ) -> tuple[Value, ...]:
-        """Values of the facts on the weights as they are; facts with one key share one (`edits.values.by_key`).
+        """Values of the facts on the weights as they are; facts with one key share one (`edits.keys.by_key`).
 
         Raises:
             SurgeryError: as when called.

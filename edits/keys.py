@@ -87,6 +87,18 @@ def one_key(
     return ((weights / weights.sum()) @ k).to(keys)
 
 
+def by_key(facts: Sequence[Fact]) -> list[list[Fact]]:
+    """The facts in groups that share a key: those of one subject, or of one prompt where there is no subject.
+
+    Published methods give each its own value at the one key they share, of which a least-squares fit takes the mean:
+    half of such edits fail ("MEMIT-Merge", https://arxiv.org/abs/2502.07322).
+    """
+    groups: dict[tuple[bool, str], list[Fact]] = {}
+    for fact in facts:
+        groups.setdefault((bool(fact.subject), fact.subject or fact.prompt), []).append(fact)
+    return list(groups.values())
+
+
 def subject_rows(model: Model, facts: Sequence[Fact], contexts: Sequence[str]) -> list[tuple[int, ...]]:
     """Token ids of every fact in every context, up to its subject's last token."""
     rows = []

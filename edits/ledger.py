@@ -2,7 +2,7 @@
 
 1. A ledger is made for the weights as they came, the base, with one method, its sites, contexts and key statistics,
    and one objective; all of these stay.
-2. Adding a fact finds its value on the base. Facts of one subject share a key and so a value (`edits.values.by_key`);
+2. Adding a fact finds its value on the base. Facts of one subject share a key and so a value (`edits.keys.by_key`);
    where one comes or goes, the value of those that are left is found anew, from them alone. No other fact has a part
    in a value, not even by rounding: each is found in a run of its own.
 3. After every change the edit of all facts is solved from the base, in one batch, values in the order of their facts.

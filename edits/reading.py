@@ -83,6 +83,12 @@ class Rows:
         self.prompts = tuple(prompts)
 
     @property
+    def asked_ends(self) -> list[tuple[int, ...]]:
+        """Every row but the essence prompt, up to its subject's last token."""
+        asked = len(self.ids) - self.essence
+        return [ids[: end + 1] for ids, end in zip(self.ids[:asked], self.subject[:asked], strict=True)]
+
+    @property
     def tail(self) -> int:
         """Most positions a row has from its subject's last token to its last prediction."""
         return max(picked[-1] - subject + 1 for picked, subject in zip(self.picked, self.subject, strict=True))

@@ -27,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edits.descent import Adam, Steepest
-from edits.keys import Scope, one_key, read_ends
+from edits.keys import Scope, by_key, one_key, read_ends
 from edits.objectives import Loss, Objective
 from edits.places import elsewhere_rows
 from edits.reading import FullRuns, Reader, Reading, Replayed, Rows, room_for_tokens
@@ -172,18 +172,6 @@ def find_value(
     return find_values(model, [fact], site, objective, contexts, search, moment=moment)[0]
 
 
-def by_key(facts: Sequence[Fact]) -> list[list[Fact]]:
-    """The facts in groups that share a key: those of one subject, or of one prompt where there is no subject.
-
-    Published methods give each its own value at the one key they share, of which a least-squares fit takes the mean:
-    half of such edits fail ("MEMIT-Merge", https://arxiv.org/abs/2502.07322).
-    """
-    groups: dict[tuple[bool, str], list[Fact]] = {}
-    for fact in facts:
-        groups.setdefault((bool(fact.subject), fact.subject or fact.prompt), []).append(fact)
-    return list(groups.values())
-
-
 def depths_of(objective: Objective, model: Model, site: Site) -> tuple[int, ...]:
     """The layers besides the output at which an objective wants its loss, ascending.
 
@@ -204,10 +192,10 @@ def _keys(
     model: Model, site: Site, groups: Sequence[Rows], elsewhere: Sequence[str]
 ) -> list[Float[Tensor, "contexts d_ff"]]:
     """Keys at the subject of every row but the essence prompt, of each group; with contexts, elsewhere as well."""
-    ends = [[rows.ids[i][: rows.subject[i] + 1] for i in range(len(rows.ids) - rows.essence)] for rows in groups]
+    ends = [rows.asked_ends for rows in groups]
     if elsewhere:
-        for part, rows in zip(ends, groups, strict=True):
-            part += [row for fact in rows.facts for row in elsewhere_rows(model, fact, elsewhere)]
+        more = [[row for fact in rows.facts for row in elsewhere_rows(model, fact, elsewhere)] for rows in groups]
+        ends = [[*own, *rest] for own, rest in zip(ends, more, strict=True)]
     keys, _ = read_ends(model, [one for part in ends for one in part], site)
     return list(keys.split([len(part) for part in ends]))
 

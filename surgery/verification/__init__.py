@@ -4,6 +4,7 @@ from surgery.verification.baseline import Baseline
 from surgery.verification.costs import Costs
 from surgery.verification.depth import Depth, removal_depth
 from surgery.verification.drift import Drift
+from surgery.verification.intervention import Intervention
 from surgery.verification.leak import Leak, delta_leak
 from surgery.verification.probes import Probe, Rating
 from surgery.verification.quantisation import ChangedBins, changed_bins, quantised
@@ -17,6 +18,7 @@ __all__ = [
     "Costs",
     "Depth",
     "Drift",
+    "Intervention",
     "Leak",
     "Probe",
     "Rating",

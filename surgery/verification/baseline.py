@@ -33,7 +33,7 @@ class Baseline:
     """
 
     def __init__(self, model: Model) -> None:
-        self._model = model
+        self.model = model
         self._base = model.fingerprint
         self._measured: dict[Probe, Measured] = {}
         self._log_probs: dict[tuple[str, ...], list[Float[Tensor, "tokens vocab"]]] = {}
@@ -52,7 +52,7 @@ class Baseline:
         """
         self._check()
         asked = [probe for probe in dict.fromkeys(probes) if probe not in self._measured]
-        self._measured.update(zip(asked, measure(self._model, asked), strict=True))
+        self._measured.update(zip(asked, measure(self.model, asked), strict=True))
         return [self._measured[probe] for probe in probes]
 
     def rate(self, asked: Sequence[tuple[str, str]]) -> list[Answer]:
@@ -64,7 +64,7 @@ class Baseline:
         if new := [pair for pair in dict.fromkeys(asked) if pair not in self._rated]:
             self._check()
             new.sort(key=lambda pair: len(pair[0]))
-            self._rated.update(zip(new, rate(self._model, new), strict=True))
+            self._rated.update(zip(new, rate(self.model, new), strict=True))
         return [self._rated[pair] for pair in asked]
 
     def next_log_probs(self, prompts: Sequence[str]) -> Float[Tensor, "prompts vocab"]:
@@ -75,7 +75,7 @@ class Baseline:
         """
         if new := [text for text in dict.fromkeys(prompts) if text not in self._next]:
             self._check()
-            self._next.update(zip(new, next_log_probs(self._model, new), strict=True))
+            self._next.update(zip(new, next_log_probs(self.model, new), strict=True))
         return torch.stack([self._next[text] for text in prompts])
 
     def continued(self, prompts: Sequence[str], most: int) -> list[str]:
@@ -112,7 +112,7 @@ class Baseline:
         key = tuple(facts)
         if key not in self._scores:
             self._check()
-            self._scores[key] = score(self._model, facts)
+            self._scores[key] = score(self.model, facts)
         return self._scores[key]
 
     def _said(
@@ -120,7 +120,7 @@ class Baseline:
     ) -> list[str]:
         if new := [text for text in dict.fromkeys(prompts) if (text, most, say.__name__) not in self._texts]:
             self._check()
-            told = zip(new, say(self._model, new, most), strict=True)
+            told = zip(new, say(self.model, new, most), strict=True)
             self._texts.update({(text, most, say.__name__): said for text, said in told})
         return [self._texts[text, most, say.__name__] for text in prompts]
 
@@ -133,7 +133,7 @@ class Baseline:
         self._check()
         key = tuple(texts)
         if key not in self._log_probs:
-            self._log_probs[key] = log_probs(self._model, texts)
+            self._log_probs[key] = log_probs(self.model, texts)
         return self._log_probs[key]
 
     def controls(self, controls: Controls, fact: Fact) -> tuple[Fact, ...]:
@@ -145,7 +145,7 @@ class Baseline:
         self._check()
         key = controls, fact
         if key not in self._controls:
-            self._controls[key] = tuple(controls(self._model, fact))
+            self._controls[key] = tuple(controls(self.model, fact))
         return self._controls[key]
 
     def attempt(self, attack: Attack, facts: tuple[Fact, ...]) -> Attempt:
@@ -157,7 +157,7 @@ class Baseline:
         self._check()
         key = attack, facts
         if key not in self._attempts:
-            self._attempts[key] = attack(self._model, facts)
+            self._attempts[key] = attack(self.model, facts)
         return self._attempts[key]
 
     def check(self, model: Model) -> None:
@@ -166,11 +166,11 @@ class Baseline:
         Raises:
             SurgeryError: it is another one's.
         """
-        if model is not self._model:
+        if model is not self.model:
             raise SurgeryError("the baseline was measured on another model; make one with Baseline(model)")
 
     def _check(self) -> None:
-        if self._model.fingerprint != self._base:
+        if self.model.fingerprint != self._base:
             raise SurgeryError(
                 "the model's weights changed since its baseline was made; undo the edit, or make a new Baseline(model)"
             )

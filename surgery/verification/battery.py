@@ -9,7 +9,7 @@ Paraphrases the edit has looked at are not asked.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +17,10 @@ from typing import Any
 from surgery.edit import Edit
 from surgery.fact import Fact
 from surgery.model import Model
-from surgery.verification.attack import Attack, Attempt, Finding, lift
+from surgery.verification.askable import readable
+from surgery.verification.attack import FEWEST_CONTROLS, Attack, Attempt, Finding, lift
 from surgery.verification.baseline import Baseline, Controls
+from surgery.verification.intervention import Intervention
 
 
 @dataclass(frozen=True)
@@ -42,31 +44,33 @@ class Battery:
 
 def attacked(
     model: Model,
-    edit: Edit | None,
+    edit: Edit | Intervention | None,
     facts: Sequence[Fact],
     attacks: Sequence[Attack],
     controls: Controls,
     *,
     seen: Sequence[str] = (),
     baseline: Baseline | None = None,
+    left_out: Collection[int] = (),
 ) -> Battery:
     """Attack an edited model, or a model as it is.
 
     Args:
         model: the base model; it is the same afterwards.
-        edit: the edit; None for the model at hand.
+        edit: the edit, or whatever else changes the model; None for the model at hand.
         facts: the facts looked for.
         attacks: how.
         controls: gives each fact its controls; none for a fact that can have none, which is then not attacked.
         seen: prompts the edit was made from; such paraphrases are not asked.
         baseline: what the base model answers, where the caller keeps it.
+        left_out: which of the facts are not attacked, from 0.
     """
     if not attacks:
         return Battery((), {}, (0,) * len(facts))
     base = Baseline(model) if baseline is None else baseline
     known = set(seen)
     asked = [fact.replace(paraphrases=[text for text in fact.paraphrases if text not in known]) for fact in facts]
-    matched = [base.controls(controls, fact) for fact in asked]
+    matched = [() if i in left_out else _matched(base, fact, controls) for i, fact in enumerate(asked)]
     cases = tuple(dict.fromkeys(case for fact, own in zip(asked, matched, strict=True) for case in (fact, *own) if own))
     if not cases:
         return Battery((), {}, tuple(map(len, matched)))
@@ -86,6 +90,13 @@ def attacked(
                 lifts = None if was is None else lift(was, *places), lift(now, *places)
                 findings.append(Finding(i, attack.name, attack.aspect, attack.unit, *lifts))
     return Battery(tuple(findings), seconds, tuple(map(len, matched)))
+
+
+def _matched(base: Baseline, fact: Fact, controls: Controls) -> tuple[Fact, ...]:
+    """A fact's controls that the model can read; none where too few of them are left."""
+    given = base.controls(controls, fact)
+    kept = tuple(one for one in given if readable(base.model, one))
+    return kept if kept == given or len(kept) >= FEWEST_CONTROLS else ()
 
 
 def _timed(seconds: dict[str, float], attack: Attack, run: Callable[..., Attempt], *given: Any) -> Attempt:

@@ -22,8 +22,7 @@ from surgery.fact import Fact
 from surgery.model import Model
 from surgery.numbers import Interval, json_values
 from surgery.verification.attack import PROFILES, Profile
-from surgery.verification.baseline import Baseline
-from surgery.verification.battery import Controls
+from surgery.verification.baseline import Baseline, Controls
 from surgery.verification.classic import Classic, fluency, score, told_on
 from surgery.verification.comparison import Comparison, compared
 from surgery.verification.costs import Meter

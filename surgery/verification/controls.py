@@ -74,7 +74,7 @@ def invented_names() -> dict[str, tuple[str, ...]]:
 @torch.no_grad()
 def _log_probs(model: Model, texts: Sequence[str]) -> list[float]:
     """Log-probability of each text's tokens, in nats; the first token's, which nothing precedes, left out."""
-    rows = [encode(model.tokenizer, text).ids for text in texts]
+    rows = [encode(model.tokenizer, text).ids[: model.anatomy.max_positions] for text in texts]
     batch = pad(rows, device=model.device)
     found = []
     states = model.normed_states(batch)

@@ -104,6 +104,11 @@ def judge(label: str, rows: Sequence[Row], claim: str, lines: Thresholds, findin
     return Verdict(label, claims, _overall(*claims))
 
 
+def unjudged(label: str, claim: str, why: str) -> Verdict:
+    """The verdict on a fact that the model cannot be asked about."""
+    return Verdict(label, (Claim(claim, "inconclusive", f"cannot be asked: {why}", 0),), "inconclusive")
+
+
 def judge_drift(drift: Drift | None, lines: Thresholds) -> Claim:
     """Whether the model as a whole stayed what it was."""
     if drift is None:

@@ -1,19 +1,22 @@
 """Measure a model before and after an edit and judge what it claims.
 
-1. Probes are made from the facts (`probes`).
+1. Probes are made from the facts (`probes`). A fact that the model cannot be asked about (`askable`) is inconclusive,
+   with the reason, and keeps no other from being judged.
 2. The base model rates them; the edit is applied for the length of a `with` block; the edited model rates them.
 3. The same with next-token distributions on neutral text (`drift`).
 4. Attacks of the profile are tried on the edited model, the base model and controls (`battery`).
 5. Thresholds turn numbers into verdicts (`verdicts`).
 6. What a profile has beside them judges nothing: side effects, free answers, depth and more (`beside`).
 
-Without an edit, the model at hand is judged as it is: there is nothing before, and claims about change do not apply.
+What is judged need not be an edit of weights (`intervention`). Without one, the model at hand is judged as it is: there
+is nothing before, and claims about change do not apply.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from functools import cache
 from typing import Literal
@@ -22,8 +25,10 @@ from surgery.edit import Edit
 from surgery.errors import SurgeryError, check_choice
 from surgery.fact import Fact
 from surgery.model import Model
+from surgery.privacy import Hidden
 from surgery.report import Report
 from surgery.shipped import neutral_texts
+from surgery.verification.askable import unaskable
 from surgery.verification.attack import PROFILES, Attack, Profile
 from surgery.verification.attacks import ATTACKS, attacks_of
 from surgery.verification.baseline import Baseline, Controls
@@ -32,16 +37,17 @@ from surgery.verification.beside import Asked, measured_beside
 from surgery.verification.controls import never_known
 from surgery.verification.costs import Meter
 from surgery.verification.drift import drift, log_probs
+from surgery.verification.intervention import Intervention
 from surgery.verification.leak import delta_leak
 from surgery.verification.probes import Measured, measure, probes_of
-from surgery.verification.verdicts import Thresholds, exit_code, judge, judge_drift
+from surgery.verification.verdicts import Thresholds, exit_code, judge, judge_drift, unjudged
 
 UNKEPT = "which prompts the edit was made from: its file keeps none, so all but the facts' own count as unseen"
 
 
 def verify(
     model: Model,
-    edit: Edit | None,
+    edit: Edit | Intervention | None,
     facts: Sequence[Fact] | Fact | None = None,
     *,
     profile: Profile = "quick",
@@ -58,7 +64,7 @@ def verify(
 
     Args:
         model: the base model; it is the same afterwards.
-        edit: the edit to judge; None to judge the model at hand.
+        edit: the edit to judge, or whatever else changes the model; None to judge the model at hand.
         facts: what to ask; None for the facts the edit was made from.
         profile: how much to try, "quick", "standard" or "full": its attacks among `surgery.verification.attacks`.
         claim: what should hold; None for the edit's own, or, without one, "rewritten" where facts name a new answer.
@@ -79,22 +85,26 @@ def verify(
     check_profile(profile)
     started = time.perf_counter()
     chosen = (facts,) if isinstance(facts, Fact) else tuple(facts if facts is not None else edit.facts if edit else ())
-    if not chosen and edit is not None and edit.hidden is not None:
+    if not chosen and (hidden := _hidden(edit)) is not None:
         raise SurgeryError(
-            f"the edit's file keeps its facts {edit.hidden.keep}, so they cannot be asked; give them, as --facts FILE "
+            f"the edit's file keeps its facts {hidden.keep}, so they cannot be asked; give them, as --facts FILE "
             f"or verify(model, edit, facts)"
         )
     if not chosen:
         raise SurgeryError("there is no fact to verify; give at least one")
-    if leak and edit is None:
+    if leak and not isinstance(edit, Edit):
         raise SurgeryError("without an edit there is none to leak; give one, as --edit FILE")
     claim = _claim(claim, edit, chosen)
     lines = Thresholds() if thresholds is None else thresholds
     probes, left_out = probes_of(chosen, claim, _seen(edit, chosen))
+    refused = unaskable(model, probes)
+    probes = [probe for probe in probes if probe.fact not in refused]
+    asked = [fact for i, fact in enumerate(chosen) if i not in refused]
     words = neutral_texts() if texts is None else texts
     base = Baseline(model) if baseline is None else baseline
     base.check(model)
     tried = attacks_of(profile) if attacks is None else tuple(attacks)
+    weights = edit if isinstance(edit, Edit) else None
     once = cache(controls)  # for this call: attacks and depth ask for the same
     meter = Meter()
     with meter.measuring(model):
@@ -108,17 +118,25 @@ def verify(
             with meter.part("drift"):
                 moved = drift(model, words, text_before, log_probs(model, words)) if text_before is not None else None
         with meter.part("attacks"):
-            battery = attacked(model, edit, chosen, tried, once, seen=_seen(edit, chosen), baseline=base)
+            battery = attacked(
+                model, edit, chosen, tried, once, seen=_seen(edit, chosen), baseline=base, left_out=refused
+            )
         rows = tuple(zip(probes, before, after, strict=True))
-        asked = Asked(
-            model=model, edit=edit, facts=chosen, rows=rows, claim=claim, profile=profile, lines=lines, drift=moved,
+        place = {i: n for n, i in enumerate(i for i in range(len(chosen)) if i not in refused)}
+        own = [(dataclasses.replace(probe, fact=place[probe.fact]), was, now) for probe, was, now in rows]
+        given = Asked(
+            model=model, edit=weights, facts=asked, rows=own, claim=claim, profile=profile, lines=lines, drift=moved,
             controls=once, baseline=base,
         )  # fmt: skip
-        looked = measured_beside(asked, meter, wanted=bool(tried) if beside is None else beside)
+        wanted = bool(asked) and weights is edit and (bool(tried) if beside is None else beside)
+        looked = measured_beside(given, meter, wanted=wanted)
+        looked = dataclasses.replace(looked, depth={list(place)[n]: depth for n, depth in looked.depth.items()})
         with meter.part("leak"):
-            leaked = delta_leak(model, edit, chosen) if leak and edit else None
+            leaked = delta_leak(model, weights, asked) if leak and asked and weights else None
     verdicts = tuple(
-        judge(fact.label, [row for row in rows if row[0].fact == i], claim, lines, battery.of(i))
+        unjudged(fact.label, claim, refused[i])
+        if i in refused
+        else judge(fact.label, [row for row in rows if row[0].fact == i], claim, lines, battery.of(i))
         for i, fact in enumerate(chosen)
     )
     overall = judge_drift(moved, lines)
@@ -126,14 +144,14 @@ def verify(
         claim=claim,
         model=model.source,
         base=edit.base if edit else model.fingerprint,
-        edit=edit.summary() if edit else None,
+        edit=dict(edit.summary()) if edit else None,
         verdicts=verdicts,
         drift=moved,
         drift_claim=overall,
         rows=rows,
         neighbours_left_out=left_out,
         thresholds=lines,
-        not_tested=(*looked.left_out, *_not_tested(edit, tried, battery)),
+        not_tested=(*looked.left_out, *_not_tested(edit, chosen, refused, tried, battery)),
         seconds=time.perf_counter() - started,
         exit_code=exit_code(verdicts, overall),
         leak=leaked,
@@ -144,13 +162,25 @@ def verify(
     )
 
 
-def _not_tested(edit: Edit | None, tried: Sequence[Attack], battery: Battery) -> list[str]:
+def _not_tested(
+    edit: Edit | Intervention | None,
+    facts: Sequence[Fact],
+    refused: Collection[int],
+    tried: Sequence[Attack],
+    battery: Battery,
+) -> list[str]:
     """What a reader might think was tried, of attacks and held-out prompts."""
     names = {one.name for one in tried}
     left = [f"{name}: {one.about}" for name, one in ATTACKS.items() if name not in names]
-    if names and (without := battery.controls.count(0)):
-        left.append(f"attacks on {without} of {len(battery.controls)} facts, which have no subject and so no controls")
-    if edit and edit.hidden and edit.hidden.keep == "none":
+    spared = [i for i, count in enumerate(battery.controls) if not count]
+    bare = [i for i in spared if not facts[i].subject and i not in refused]
+    if names and bare:
+        left.append(f"attacks on {len(bare)} of {len(facts)} facts, which have no subject and so no controls")
+    if names and (long := len([i for i in spared if i not in bare and i not in refused])):
+        left.append(f"attacks on {long} of {len(facts)} facts, whose controls are longer than the model reads")
+    if refused:
+        left.append(f"{len(refused)} of {len(facts)} facts, which the model cannot be asked about")
+    if (hidden := _hidden(edit)) and hidden.keep == "none":
         left.append(UNKEPT)
     return left
 
@@ -164,16 +194,22 @@ def check_profile(profile: str) -> None:
     check_choice("verification profile", profile, PROFILES)
 
 
-def _seen(edit: Edit | None, facts: Sequence[Fact]) -> tuple[str, ...]:
+def _hidden(edit: Edit | Intervention | None) -> Hidden | None:
+    """What is left of an edit's facts where its file keeps them hidden."""
+    return edit.hidden if isinstance(edit, Edit) else None
+
+
+def _seen(edit: Edit | Intervention | None, facts: Sequence[Fact]) -> tuple[str, ...]:
     """Prompts the edit was made from; where its file keeps their hashes, those among the facts' own."""
-    if edit is None or edit.hidden is None:
+    hidden = _hidden(edit)
+    if hidden is None:
         return edit.prompts if edit else ()
     asked = [(fact.prompt, *fact.paraphrases, *(one.prompt for one in fact.neighbours)) for fact in facts]
-    return edit.hidden.seen([text for texts in asked for text in texts])
+    return hidden.seen([text for texts in asked for text in texts])
 
 
 def _claim(
-    claim: Literal["removed", "rewritten"] | None, edit: Edit | None, facts: Sequence[Fact]
+    claim: Literal["removed", "rewritten"] | None, edit: Edit | Intervention | None, facts: Sequence[Fact]
 ) -> Literal["removed", "rewritten"]:
     if claim is None:
         named = all(fact.new_target is not None for fact in facts)

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from by_hand import Toy, toy_edit
+from known_answers import strangers
 
 from surgery import Fact, Model, SurgeryError, verify
 from surgery.shipped import example_facts
@@ -17,34 +18,7 @@ from surgery.verification.attack import Aspect, Attack, Attempt, Finding, Lift, 
 from surgery.verification.attacks import ATTACKS, attacks_named, attacks_of
 from surgery.verification.baseline import Baseline
 from surgery.verification.battery import attacked
-from surgery.verification.controls import invented_names, never_known, suiting_kind, with_subject
-
-
-def strangers(_: Model, fact: Fact) -> list[Fact]:
-    """Controls for the toy, whose tokenizer knows no invented name: none of its words in the subject's place."""
-    fillers = [
-        "The",
-        "Then",
-        "Therefore",
-        "Because",
-        "But",
-        "I",
-        "You",
-        "We",
-        "They",
-        "and",
-        "so",
-        "it",
-        "was",
-        "a",
-        "long",
-        "day",
-        "in",
-        "summer",
-        "when",
-        "people",
-    ]
-    return [with_subject(fact, f"{one} {other}") for one, other in zip(fillers, fillers[1:] + fillers[:1], strict=True)]
+from surgery.verification.controls import invented_names, never_known, suiting_kind
 
 
 def attempt(own: Sequence[float], *controls: Sequence[float]) -> Attempt:
