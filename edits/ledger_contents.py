@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 import torch
 
 from edits.grid import ClosedForm
+from edits.keys import by_key
 from edits.ledger_method import method_of
 from edits.ledger_store import KINDS, VERSIONS, Damaged, Store
 from edits.ledger_version import SHORTEST, Entry, Version
 from edits.objectives import Objective
 from edits.statistics import Statistics
 from edits.value_files import difference, fact_key, read_facts_and_loss, read_value, value_bytes
-from edits.values import Value, by_key
+from edits.values import Value
 from surgery.edit import Edit
 from surgery.errors import SurgeryError, WrongWeights
 from surgery.fact import Fact

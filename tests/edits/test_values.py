@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from edits import MaximumEntropy, Neutral, Objective, Replace, Suppress, ValueSearch
-from edits.values import Value, by_key, find_value, find_values
+from edits.keys import by_key
+from edits.values import Value, find_value, find_values
 from surgery import Fact, Model, Site, SurgeryError
 
 SITE = Site("L1.mlp")
