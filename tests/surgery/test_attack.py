@@ -14,7 +14,7 @@ from known_answers import strangers
 
 from surgery import Fact, Model, SurgeryError, verify
 from surgery.shipped import example_facts
-from surgery.verification.attack import Aspect, Attack, Attempt, Finding, Lift, Profile, lift
+from surgery.verification.attack import Aspect, Attack, Attempt, Finding, Lift, Profile, lift, shared_line
 from surgery.verification.attacks import ATTACKS, attacks_named, attacks_of
 from surgery.verification.baseline import Baseline
 from surgery.verification.battery import attacked
@@ -58,6 +58,21 @@ def test_never_known_facts_stand_out_in_one_case_of_twenty_one_however_many_form
     for seed in range(20):
         tried = Attempt(tuple(map(str, range(forms))), np.random.RandomState(seed).rand(21, forms))
         assert sum(lift(tried, i, [j for j in range(21) if j != i], 0.0).stands_out for i in range(21)) == 1
+
+
+@pytest.mark.parametrize("attacks", [1, 5, 15])
+def test_a_battery_points_at_one_of_twenty_one_however_many_attacks(attacks: int) -> None:
+    for seed in range(10):
+        draw = np.random.RandomState(seed)
+        # of different spreads, so that one of them has most of the largest lifts
+        tried = [Attempt(("a", "b"), draw.rand(21, 2) ** (1 + i)) for i in range(attacks)]
+        floors = [0.01] * attacks
+        out = 0
+        for i in range(21):
+            others = [j for j in range(21) if j != i]
+            shared = shared_line(tried, i, others, floors)
+            out += any(lift(one, i, others, floor, shared).stands_out for one, floor in zip(tried, floors, strict=True))
+        assert out == 1
 
 
 def test_too_few_controls_are_refused() -> None:

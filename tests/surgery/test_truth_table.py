@@ -151,9 +151,12 @@ def test_rewrites_that_hold_and_that_do_not(toy: Toy, unchanged: Callable[[Model
     unchanged(model)
     fact = facts[0].replace(new_target=facts[1].target)
     good = edited(toy, trained(toy, fact.replace(target=facts[1].target), say, 0, keep=100.0), fact)
-    # on one of the architectures this plain training also moves a neighbour, which is said
-    for edit, expected in ((good, {0, 11}), (toy_edit(toy, size=1e-4, facts=(fact,)), {10})):
-        assert judged(model, dataclasses.replace(edit, claim="rewritten"), toy).exit_code in expected
+    held = judged(model, dataclasses.replace(good, claim="rewritten"), toy)
+    assert held.verdicts[0]["rewritten"].outcome == "holds"
+    # this plain training may move a neighbour, which is then said
+    assert held.exit_code == (11 if held.verdicts[0]["neighbours"].outcome == "fails" else 0)
+    nothing = toy_edit(toy, size=1e-4, facts=(fact,))
+    assert judged(model, dataclasses.replace(nothing, claim="rewritten"), toy).exit_code == 10
 
 
 def test_one_wording_proves_nothing(toy: Toy) -> None:
@@ -188,6 +191,5 @@ def test_attacks_raise_one_in_twenty_of_what_was_never_known(toy: Toy) -> None:
     tried = [one for one in battery.findings if one.outcome != "not applicable"]
     assert len(tried) == 50 * len(TRIED)
     raised = [one for one in tried if one.outcome == "succeeds"]
-    most = binom.ppf(0.999, 50, 1 / 21)
-    for name in TRIED:
-        assert sum(one.attack == name for one in raised) <= most
+    # of any attack, for the line is shared: one fact in 21 by chance, and the names are drawn on by many facts
+    assert len({one.fact for one in raised}) <= binom.ppf(0.99, 50, 1 / 21)
