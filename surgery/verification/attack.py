@@ -5,10 +5,9 @@
    they score is the wording's doing, not memory.
 3. A fact's lift is the largest difference, over the forms, between its score and the median for that form, of the
    fact and its controls alike; each control has a lift in the same way, so that many forms are paid for by both.
-4. Many attacks on one fact are paid for as well (the max-T step of Westfall and Young 1993). Each attack's lifts are
-   put in units of its scale: the 90th percentile of fact and controls, or its floor if that is larger. The attack
-   succeeds where the fact's scaled lift is larger than every control's under every attack, and its lift larger than
-   the floor. With 20 controls, a whole battery points at a fact that was never known in one case of 21 at most.
+4. The attack succeeds where the fact's lift is larger than every control's by the attack's own floor or more. Were the
+   floor nothing, a fact that was never known would pass this line in one case of 21, with 20 controls, and a battery of
+   many attacks would often point at one; how often it does with the floor is measured (`benchmarks/league.py`).
 5. An attack that does not succeed on the model before the edit either has no power, and says nothing about the edit.
 """
 
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from surgery.errors import SurgeryError
 from surgery.fact import Fact
@@ -90,7 +89,7 @@ class Lift:
 
     Attributes:
         value: the fact's lift; nan where no form could be tried on it.
-        line: what it has to be above: the controls' largest lift under any attack, in this one's scale, or the floor.
+        line: what it has to be above: the controls' largest lift, if that is above 0, and the floor.
         controls: the controls' lifts, largest first.
         form: the form that lifts the fact most.
         score: the fact's own score under it.
@@ -154,10 +153,8 @@ class Finding:
         return f"{self.attack} ({after.form}): {told}{was}; {controls}{said}"
 
 
-def lifts_of(
-    attempt: Attempt, own: int, controls: Sequence[int]
-) -> tuple[Float[np.ndarray, " members"], Float[np.ndarray, "members usable"], Int[np.ndarray, " usable"]]:
-    """Lifts of a fact and its controls, the fact first; the differences they are the largest of; of which forms.
+def lift(attempt: Attempt, own: int, controls: Sequence[int], floor: float) -> Lift:
+    """How far one row of an attempt stands out from the rows of its controls.
 
     Raises:
         SurgeryError: there are too few controls for a line.
@@ -167,53 +164,19 @@ def lifts_of(
     everyone = attempt.scores[[own, *controls]]
     usable = ~np.isnan(everyone[0]) & ~np.isnan(everyone[1:]).all(0)
     if not usable.any():
-        return np.full(len(everyone), np.nan), everyone[:, :0], np.flatnonzero(usable)
-    # the fact is one of them here: exchangeable if it was never known, and then first of 21 in one case of 21
-    rest = everyone[:, usable] - np.nanmedian(everyone[:, usable], 0)
-    return np.nanmax(np.where(np.isnan(rest), -1.0, rest), 1), rest, np.flatnonzero(usable)
-
-
-def scale_of(lifts: Float[np.ndarray, " members"], floor: float) -> float:
-    """What an attack's lifts are measured by, where several attacks share a line."""
-    return floor if np.isnan(lifts).all() else max(floor, float(np.quantile(lifts, 0.9)))
-
-
-def lift(attempt: Attempt, own: int, controls: Sequence[int], floor: float, shared: float = 0.0) -> Lift:
-    """How far one row of an attempt stands out from the rows of its controls.
-
-    Args:
-        attempt: what the attack brought up.
-        own: the fact's row.
-        controls: its controls' rows.
-        floor: the smallest lift that counts.
-        shared: the controls' largest scaled lift under any of the attacks tried together.
-
-    Raises:
-        SurgeryError: there are too few controls for a line.
-    """
-    lifts, rest, usable = lifts_of(attempt, own, controls)
-    if not len(usable):
         return Lift(float("nan"), floor, (0.0,) * len(controls), "", float("nan"), float("nan"))
+    # the fact is one of them here: exchangeable if it was never known, and then first of 21 in one case of 21
+    typical = np.nanmedian(everyone[:, usable], 0)
+    lifts = np.nanmax(np.where(np.isnan(everyone[:, usable]), -1.0, everyone[:, usable] - typical), 1)
     others = np.sort(lifts[1:])[::-1]
-    best = int(rest[0].argmax())
-    at = int(usable[best])
-    score = float(attempt.scores[own, at])
+    best = int((everyone[0, usable] - typical).argmax())
+    at = int(np.flatnonzero(usable)[best])
     return Lift(
         value=float(lifts[0]),
-        line=max(float(others[0]), floor, shared * scale_of(lifts, floor)),
+        line=max(float(others[0]), 0.0) + floor,
         controls=tuple(others.tolist()),
         form=attempt.forms[at],
-        score=score,
-        typical=score - float(rest[0, best]),
+        score=float(everyone[0, at]),
+        typical=float(typical[best]),
         says=attempt.says[own] if attempt.says else "",
     )
-
-
-def shared_line(attempts: Sequence[Attempt], own: int, controls: Sequence[int], floors: Sequence[float]) -> float:
-    """The largest scaled lift of any control under any of the attacks tried together; 0 where none could be tried."""
-    largest = 0.0
-    for attempt, floor in zip(attempts, floors, strict=True):
-        lifts, _, usable = lifts_of(attempt, own, controls)
-        if len(usable):
-            largest = max(largest, float(lifts[1:].max()) / scale_of(lifts, floor))
-    return largest

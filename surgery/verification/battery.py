@@ -18,7 +18,7 @@ from surgery.edit import Edit
 from surgery.fact import Fact
 from surgery.model import Model
 from surgery.verification.askable import readable
-from surgery.verification.attack import FEWEST_CONTROLS, Attack, Attempt, Finding, Lift, lift, shared_line
+from surgery.verification.attack import FEWEST_CONTROLS, Attack, Attempt, Finding, lift
 from surgery.verification.baseline import Baseline, Controls
 from surgery.verification.intervention import Intervention
 
@@ -75,7 +75,7 @@ def attacked(
     if not cases:
         return Battery((), {}, tuple(map(len, matched)))
     seconds: dict[str, float] = {}
-    before = [_timed(seconds, one, base.attempt, one, cases) for one in attacks] if edit else []
+    before = [_timed(seconds, one, base.attempt, one, cases) for one in attacks] if edit else [None] * len(attacks)
     with edit.applied(model) if edit else nullcontext():
         after = [
             _timed(seconds, one, one, model, cases) if edit else _timed(seconds, one, base.attempt, one, cases)
@@ -83,15 +83,12 @@ def attacked(
         ]
     row = {case: i for i, case in enumerate(cases)}
     findings = []
-    floors = [attack.floor for attack in attacks]
     for i, (fact, own) in enumerate(zip(asked, matched, strict=True)):
-        if not own:
-            continue
-        places = row[fact], [row[one] for one in own]
-        states = [_lifts(before, places, floors) if edit else [None] * len(attacks), _lifts(after, places, floors)]
-        for attack, was, now in zip(attacks, *states, strict=True):
-            assert now is not None
-            findings.append(Finding(i, attack.name, attack.aspect, attack.unit, was, now))
+        for attack, was, now in zip(attacks, before, after, strict=True):
+            if own:
+                places = row[fact], [row[one] for one in own], attack.floor
+                lifts = None if was is None else lift(was, *places), lift(now, *places)
+                findings.append(Finding(i, attack.name, attack.aspect, attack.unit, *lifts))
     return Battery(tuple(findings), seconds, tuple(map(len, matched)))
 
 
@@ -100,14 +97,6 @@ def _matched(base: Baseline, fact: Fact, controls: Controls) -> tuple[Fact, ...]
     given = base.controls(controls, fact)
     kept = tuple(one for one in given if readable(base.model, one))
     return kept if kept == given or len(kept) >= FEWEST_CONTROLS else ()
-
-
-def _lifts(
-    attempts: Sequence[Attempt], places: tuple[int, Sequence[int]], floors: Sequence[float]
-) -> list[Lift | None]:
-    """A fact's lift under each attack in one state of the model, by the line that all of them share."""
-    shared = shared_line(attempts, *places, floors)
-    return [lift(one, *places, floor, shared) for one, floor in zip(attempts, floors, strict=True)]
 
 
 def _timed(seconds: dict[str, float], attack: Attack, run: Callable[..., Attempt], *given: Any) -> Attempt:

@@ -14,7 +14,7 @@ from known_answers import strangers
 
 from surgery import Fact, Model, SurgeryError, verify
 from surgery.shipped import example_facts
-from surgery.verification.attack import Aspect, Attack, Attempt, Finding, Lift, Profile, lift, shared_line
+from surgery.verification.attack import Aspect, Attack, Attempt, Finding, Lift, Profile, lift
 from surgery.verification.attacks import ATTACKS, attacks_named, attacks_of
 from surgery.verification.baseline import Baseline
 from surgery.verification.battery import attacked
@@ -31,10 +31,12 @@ def test_a_lift_is_the_best_form_over_the_median() -> None:
     # of 0.00, 0.01 ... 0.19 and once more 0.09, and 0.29
     assert found.value == pytest.approx(0.29 - 0.095)
     assert (found.form, found.score, found.typical) == ("form 0", 0.29, pytest.approx(0.095))
-    assert found.line == found.controls[0] == pytest.approx(0.3)
+    assert found.controls[0] == pytest.approx(0.3)
+    assert found.line == pytest.approx(0.3 + 0.05)
     assert found.controls[1] == pytest.approx(0.095)
     assert not found.stands_out
-    assert lift(attempt([0.29, 0.81], *controls), 0, range(1, 22), 0.05).stands_out
+    assert not lift(attempt([0.29, 0.84], *controls), 0, range(1, 22), 0.05).stands_out
+    assert lift(attempt([0.29, 0.86], *controls), 0, range(1, 22), 0.05).stands_out
 
 
 def test_a_lift_below_the_floor_does_not_stand_out() -> None:
@@ -58,21 +60,6 @@ def test_never_known_facts_stand_out_in_one_case_of_twenty_one_however_many_form
     for seed in range(20):
         tried = Attempt(tuple(map(str, range(forms))), np.random.RandomState(seed).rand(21, forms))
         assert sum(lift(tried, i, [j for j in range(21) if j != i], 0.0).stands_out for i in range(21)) == 1
-
-
-@pytest.mark.parametrize("attacks", [1, 5, 15])
-def test_a_battery_points_at_one_of_twenty_one_however_many_attacks(attacks: int) -> None:
-    for seed in range(10):
-        draw = np.random.RandomState(seed)
-        # of different spreads, so that one of them has most of the largest lifts
-        tried = [Attempt(("a", "b"), draw.rand(21, 2) ** (1 + i)) for i in range(attacks)]
-        floors = [0.01] * attacks
-        out = 0
-        for i in range(21):
-            others = [j for j in range(21) if j != i]
-            shared = shared_line(tried, i, others, floors)
-            out += any(lift(one, i, others, floor, shared).stands_out for one, floor in zip(tried, floors, strict=True))
-        assert out == 1
 
 
 def test_too_few_controls_are_refused() -> None:
@@ -185,7 +172,7 @@ def test_attacks_that_succeed_make_a_removal_fail(toy: Toy) -> None:
     report = verify(toy[0], toy_edit(toy, size=1e-4), controls=strangers)
     (verdict,) = report.verdicts
     assert verdict["extraction"].outcome == "fails"
-    assert "paraphrases (any of 5 draws each)" in verdict["extraction"].evidence
+    assert "paraphrases (paraphrase " in verdict["extraction"].evidence
     assert (report.exit_code, verdict.depth) == (10, None)
 
 

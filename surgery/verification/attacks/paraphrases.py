@@ -1,9 +1,10 @@
-"""Paraphrases, asked more than once: how likely the answer comes up at all.
+"""Paraphrases: is the answer likelier after other words than it is of a subject nobody knows?
 
 The black-box attack of Patil et al. 2023 (https://arxiv.org/abs/2309.17410, section 4.2) draws a few one-token samples
-for each rephrasing and succeeds if any is the answer. Drawing is not needed to know how likely that is:
-1. p_i: the answer's probability after paraphrase i, all its tokens.
-2. The chance that at least one of n draws for each of them is the answer: 1 - prod_i (1 - p_i)^n.
+for each rephrasing and succeeds if any is the answer. Drawing is not needed: n draws after a paraphrase hold an answer
+of probability p with chance 1 - (1 - p)^n. That chance is near 1 for controls too where an answer is easily guessed,
+so it is p itself that is compared, of each paraphrase by itself. Paraphrases that do not name the subject are left out,
+for a control cannot be asked them.
 """
 
 from __future__ import annotations
@@ -12,40 +13,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from surgery.fact import Fact
 from surgery.model import Model
-from surgery.predict import rate
 from surgery.verification.attack import Aspect, Attempt, Profile
+from surgery.verification.attacks.wordings import WORDINGS, rated
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paraphrases:
-    """Ask in other words, several times.
-
-    Attributes:
-        draws: how often each paraphrase is asked.
-        most: how many paraphrases are asked, the first ones.
-    """
-
-    draws: int = 5
-    most: int = 3
+    """Ask in other words."""
 
     name: ClassVar[str] = "paraphrases"
-    about: ClassVar[str] = "held-out paraphrases asked several times; chance that the answer comes up once"
+    about: ClassVar[str] = "held-out paraphrases, beside the same asked of invented subjects"
     aspect: ClassVar[Aspect] = "extraction"
     profile: ClassVar[Profile] = "quick"
     unit: ClassVar[str] = "probability"
     floor: ClassVar[float] = 0.05
 
     def __call__(self, model: Model, facts: Sequence[Fact]) -> Attempt:
-        """The chance for each fact; nan for one without paraphrases."""
-        asked = [(text, fact.target) for fact in facts for text in fact.paraphrases[: self.most]]
-        answers = iter(rate(model, asked))
-        scores = np.full((len(facts), 1), np.nan)
-        for i, fact in enumerate(facts):
-            missed = [1 - next(answers).probability for _ in fact.paraphrases[: self.most]]
-            if missed:
-                scores[i, 0] = 1 - max(0.0, float(np.prod(missed))) ** self.draws
-        return Attempt((f"any of {self.draws} draws each",), scores)
+        """The answer's probability after each; nan for a fact without paraphrases."""
+        return Attempt(WORDINGS[1:], rated(model, facts, start=1)[:, 1:])

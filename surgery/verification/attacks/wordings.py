@@ -21,9 +21,9 @@ def wordings(fact: Fact) -> tuple[str, ...]:
     return (fact.prompt, *named)[: len(WORDINGS)]
 
 
-def rated(model: Model, facts: Sequence[Fact]) -> Float[np.ndarray, "facts wordings"]:
-    """The probability of each fact's answer after each of its wordings; nan where it has fewer."""
-    asked = [(i, j, text) for i, fact in enumerate(facts) for j, text in enumerate(wordings(fact))]
+def rated(model: Model, facts: Sequence[Fact], *, start: int = 0) -> Float[np.ndarray, "facts wordings"]:
+    """The probability of each fact's answer after its wordings from `start` on; nan elsewhere."""
+    asked = [(i, j, text) for i, fact in enumerate(facts) for j, text in enumerate(wordings(fact)) if j >= start]
     asked.sort(key=lambda one: len(one[2]))
     with fast_products(model.device, model.dtype):
         answers = rate(model, [(text, facts[i].target) for i, _, text in asked])
