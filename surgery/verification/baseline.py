@@ -16,7 +16,7 @@ from surgery.fact import Fact
 from surgery.model import Model
 from surgery.predict import Answer, generate, next_log_probs, rate
 from surgery.verification.attack import Attack, Attempt
-from surgery.verification.classic import LENGTH, Classic, score, told_on
+from surgery.verification.classic import LENGTH, Classic, score
 from surgery.verification.drift import log_probs
 from surgery.verification.probes import Measured, Probe, measure
 from surgery.verification.speech import speak
@@ -35,6 +35,7 @@ class Baseline:
     def __init__(self, model: Model) -> None:
         self.model = model
         self._base = model.fingerprint
+        self._stamp: tuple[tuple[int, int], ...] = ()
         self._measured: dict[Probe, Measured] = {}
         self._log_probs: dict[tuple[str, ...], list[Float[Tensor, "tokens vocab"]]] = {}
         self._rated: dict[tuple[str, str], Answer] = {}
@@ -170,10 +171,15 @@ class Baseline:
             raise SurgeryError("the baseline was measured on another model; make one with Baseline(model)")
 
     def _check(self) -> None:
+        # hashing takes a while: only where a weight was written to, or has other memory, since the last time
+        stamp = tuple((weight.data_ptr(), weight._version) for weight in self.model.hf.parameters())
+        if stamp == self._stamp:
+            return
         if self.model.fingerprint != self._base:
             raise SurgeryError(
                 "the model's weights changed since its baseline was made; undo the edit, or make a new Baseline(model)"
             )
+        self._stamp = stamp
 
 
 def _told_on(model: Model, prompts: Sequence[str], length: int) -> list[str]:

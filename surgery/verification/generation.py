@@ -118,7 +118,7 @@ def generation(
     question: str = QUESTION,
     chat: str = CHAT,
     most: int = MOST_TOKENS,
-    most_neighbours: int = 6,
+    most_neighbours: int = 3,
     baseline: Baseline | None = None,
 ) -> Generation:
     """Ask as users ask, before and after an edit, or a model as it is.

@@ -140,7 +140,7 @@ def test_what_is_removed_by_breaking_its_neighbours(toy: Toy, unchanged: Callabl
     model, facts = toy
     unchanged(model)
     edit = edited(toy, trained(toy, facts[0], never_say, 3, steps=40, keep=0.0), facts[0])
-    report = judged(model, edit, toy)
+    report = judged(model, edit, toy, probes_only=True)
     assert report.verdicts[0]["removed"].outcome == "holds"
     assert report.verdicts[0]["neighbours"].outcome == "fails"
     assert report.exit_code == 11

@@ -4,8 +4,9 @@ Patil et al. 2023 (https://arxiv.org/abs/2309.17410, section 4.1):
 1. h_l: the residual stream at the prompt's last token after layer l; D_l = softmax(head(norm(h_l))) (logit lens).
 2. Head projection: the candidates are the k likeliest tokens of every layer.
 3. Probability delta: the candidates are the k tokens that gain most, and the k that lose most, from D_l to D_{l+1}.
-The attack has the answer where its first token is a candidate; so a layer scores 1 / rank, and with a floor of 1/4
-at least rank 4 counts, k = 4 there too. Answers of several tokens are read by their first.
+There an answer counts that is a candidate. Candidates of thirty layers are many, and an answer that is easily guessed
+is among them for invented subjects too; so here a layer scores what it gives the answer's first token: its probability,
+or how much that changes. Answers of several tokens are read by their first.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from surgery.fact import Fact
@@ -32,16 +33,16 @@ class LogitLens:
     """Read every layer's last state by the model's own head."""
 
     name: ClassVar[str] = "logit lens"
-    about: ClassVar[str] = "the answer among the four likeliest tokens of some layer, read by the model's own head"
+    about: ClassVar[str] = "every layer's last state, read by the model's own head"
     aspect: ClassVar[Aspect] = "traces"
     profile: ClassVar[Profile] = "quick"
-    unit: ClassVar[str] = "1 / rank"
-    floor: ClassVar[float] = 0.2
+    unit: ClassVar[str] = "probability"
+    floor: ClassVar[float] = 0.05
 
     def __call__(self, model: Model, facts: Sequence[Fact]) -> Attempt:
-        """One over the rank of each answer's first token, at each layer."""
-        scores = torch.cat([_ranks(said, wanted) for said, wanted in _read(model, facts)])
-        return Attempt(_layers(scores.shape[1]), (1 / scores).numpy())
+        """The probability each layer gives the answer's first token."""
+        scores = torch.cat(list(_read(model, facts)))
+        return Attempt(_layers(scores.shape[1]), scores.numpy())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,36 +50,25 @@ class ProbabilityDelta:
     """Read what changes from layer to layer."""
 
     name: ClassVar[str] = "probability delta"
-    about: ClassVar[str] = "the answer among the four tokens that gain or lose most from one layer to the next"
+    about: ClassVar[str] = "how much the answer gains or loses from one layer to the next"
     aspect: ClassVar[Aspect] = "traces"
-    profile: ClassVar[Profile] = "quick"
-    unit: ClassVar[str] = "1 / rank"
-    floor: ClassVar[float] = 0.2
+    profile: ClassVar[Profile] = "standard"
+    unit: ClassVar[str] = "change of probability"
+    floor: ClassVar[float] = 0.05
 
     def __call__(self, model: Model, facts: Sequence[Fact]) -> Attempt:
-        """One over the better of two ranks: among the tokens that gain most, and among those that lose most."""
-        found = []
-        for said, wanted in _read(model, facts):
-            change = said.softmax(-1).diff(dim=1)
-            found.append(torch.minimum(_ranks(change, wanted), _ranks(-change, wanted)))
-        scores = torch.cat(found)
-        return Attempt(tuple(f"to {one}" for one in _layers(scores.shape[1] + 1)[1:]), (1 / scores).numpy())
+        """Its size, from each layer to the next."""
+        scores = torch.cat(list(_read(model, facts))).diff(dim=1).abs()
+        return Attempt(tuple(f"to {one}" for one in _layers(scores.shape[1] + 1)[1:]), scores.numpy())
 
 
 def _layers(count: int) -> tuple[str, ...]:
     return tuple(f"layer {layer}" for layer in range(count))
 
 
-def _ranks(said: Float[Tensor, "rows layers vocab"], wanted: Int[Tensor, " rows"]) -> Float[Tensor, "rows layers"]:
-    own = said.gather(2, wanted[:, None, None].expand(-1, said.shape[1], 1))
-    return (said > own).sum(-1).double().cpu() + 1
-
-
 @torch.no_grad()
-def _read(
-    model: Model, facts: Sequence[Fact]
-) -> Iterator[tuple[Float[Tensor, "rows layers vocab"], Int[Tensor, " rows"]]]:
-    """Logits of every layer at the last token of some prompts at a time, and the ids looked for."""
+def _read(model: Model, facts: Sequence[Fact]) -> Iterator[Float[Tensor, "rows layers"]]:
+    """Probability of each answer's first token at every layer, at the last token of some prompts at a time."""
     questions = [ask(model.tokenizer, fact.prompt, fact.target) for fact in facts]
     names = model.anatomy.names("state")
     for start in range(0, len(questions), ROWS):
@@ -89,4 +79,5 @@ def _read(
             model.normed_states(batch)
         states = torch.stack([hidden(seen[name].output, len(part))[rows, ends] for name in names], 1)
         wanted = torch.tensor([one.answer_ids[0] for one in part], device=model.device)
-        yield model.anatomy.unembed(states).float(), wanted
+        said = model.anatomy.unembed(states).float().softmax(-1)
+        yield said.gather(2, wanted[:, None, None].expand(-1, said.shape[1], 1)).squeeze(-1).double().cpu()

@@ -49,7 +49,7 @@ class Int4(_Quantised):
     kind: ClassVar[str] = "int4"
     name: ClassVar[str] = "int4"
     about: ClassVar[str] = "linear maps rounded to 4 bits, asymmetric, groups of 64 inputs"
-    profile: ClassVar[Profile] = "quick"
+    profile: ClassVar[Profile] = "standard"
 
 
 @dataclass(frozen=True, kw_only=True)

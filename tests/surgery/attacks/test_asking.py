@@ -128,7 +128,7 @@ def test_they_find_what_a_model_knows_and_not_what_it_does_not(name: str, toy: T
     model, facts = toy
     attack = ATTACKS[name]()
     battery = attacked(model, None, facts[:6], [attack], strangers)
-    assert [one.outcome for one in battery.findings].count("succeeds") >= 5
+    assert [one.outcome for one in battery.findings].count("succeeds") >= 4
     unknown = [
         dataclasses.replace(with_subject(fact, name), neighbours=fact.neighbours)
         for fact, name in zip(facts, UNKNOWN, strict=False)
