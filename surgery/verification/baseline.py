@@ -16,7 +16,7 @@ from surgery.fact import Fact
 from surgery.model import Model
 from surgery.predict import Answer, generate, next_log_probs, rate
 from surgery.verification.attack import Attack, Attempt
-from surgery.verification.classic import LENGTH, Classic, score
+from surgery.verification.classic import LENGTH, Classic, score, told_on
 from surgery.verification.drift import log_probs
 from surgery.verification.probes import Measured, Probe, measure
 from surgery.verification.speech import speak
