@@ -58,6 +58,7 @@ def test_facts_stay_out_of_the_file(
 
 def test_verify_tells_what_an_edit_leaks(surgery: Surgery, given: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     common = ("verify", "--model", given["model"], "--edit", given["crude.edit"], "--report", "report", "--leak")
+    common += ("--attacks", "paraphrases")
     assert surgery(*common, "--json") == 11
     record = printed(capsys)[0]
     assert record["leak"] == json.loads(Path("report/report.json").read_text())["leak"]
