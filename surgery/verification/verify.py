@@ -18,7 +18,6 @@ import dataclasses
 import time
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
-from functools import cache
 from typing import Literal
 
 from surgery.edit import Edit
@@ -105,7 +104,10 @@ def verify(
     base.check(model)
     tried = attacks_of(profile) if attacks is None else tuple(attacks)
     weights = edit if isinstance(edit, Edit) else None
-    once = cache(controls)  # for this call: attacks and depth ask for the same
+
+    def once(_: Model, fact: Fact) -> Sequence[Fact]:
+        return base.controls(controls, fact)
+
     meter = Meter()
     with meter.measuring(model):
         with meter.part("probes"):
@@ -119,7 +121,7 @@ def verify(
                 moved = drift(model, words, text_before, log_probs(model, words)) if text_before is not None else None
         with meter.part("attacks"):
             battery = attacked(
-                model, edit, chosen, tried, once, seen=_seen(edit, chosen), baseline=base, left_out=refused
+                model, edit, chosen, tried, controls, seen=_seen(edit, chosen), baseline=base, left_out=refused
             )
         rows = tuple(zip(probes, before, after, strict=True))
         place = {i: n for n, i in enumerate(i for i in range(len(chosen)) if i not in refused)}
