@@ -50,7 +50,7 @@ def shipped_relations() -> tuple[Relation, ...]:
     """The relations with all that is known of them; they come with the package and never change."""
     return tuple(
         Relation(**{**one, "templates": tuple(one["templates"]), "facts": tuple((s, o) for s, o in one["facts"])})
-        for one in json.loads(_data("relations.json"))["relations"]
+        for one in data("relations.json")["relations"]
     )
 
 
@@ -61,7 +61,7 @@ def data(name: str) -> Any:
 
 def relations() -> tuple[str, ...]:
     """Names of the relations of the shipped facts."""
-    return tuple(one["name"] for one in json.loads(_data("relations.json"))["relations"])
+    return tuple(one.name for one in shipped_relations())
 
 
 def example_facts(relation: str | None = None) -> list[Fact]:
@@ -73,21 +73,26 @@ def example_facts(relation: str | None = None) -> list[Fact]:
     Raises:
         SurgeryError: there is no relation of that name.
     """
-    known: list[dict[str, Any]] = json.loads(_data("relations.json"))["relations"]
-    chosen = [one for one in known if relation in (None, one["name"])]
+    chosen = [one for one in shipped_relations() if relation in (None, one.name)]
     if not chosen:
-        raise SurgeryError(f"there is no relation {relation!r}; there are {', '.join(one['name'] for one in known)}")
-    return [fact for one in chosen for fact in facts_of_relation(one["templates"], [tuple(p) for p in one["facts"]])]
+        raise SurgeryError(f"there is no relation {relation!r}; there are {', '.join(relations())}")
+    return [fact for one in chosen for fact in facts_of_relation(list(one.templates), list(one.facts))]
 
 
 def invented_facts() -> list[Fact]:
     """Facts about invented people, which no model can know: controls, and things to plant."""
-    invented = json.loads(_data("relations.json"))["invented"]
     facts: list[Fact] = []
-    for one in invented["facts"]:
-        pairs = list(zip(invented["people"], one["targets"], strict=True))
+    for one in data("relations.json")["invented"]["facts"]:
+        # there are more people than any of these relations has answers
+        pairs = list(zip(invented_names()["person"], one["targets"], strict=False))
         facts += facts_of_relation([one["template"], *one["paraphrases"]], pairs)
     return facts
+
+
+@cache
+def invented_names() -> dict[str, tuple[str, ...]]:
+    """Names that belong to nobody and nothing, by kind; they come with the package and never change."""
+    return {kind: tuple(names) for kind, names in data("names.json").items()}
 
 
 def facts_of_relation(templates: list[str], pairs: list[tuple[str, str]]) -> list[Fact]:

@@ -11,16 +11,15 @@ Three sets share no person: those to forget, those to retain, and a holdout no m
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 
 from surgery.errors import SurgeryError
 from surgery.fact import SLOT, Fact
+from surgery.shipped import data
 
 WRONG = 5
 
@@ -206,14 +205,13 @@ def _names(count: int, random: np.random.RandomState) -> list[str]:
 
 @cache
 def _data() -> dict[str, Any]:
-    return dict(json.loads((files("surgery") / "data" / "people.json").read_text(encoding="utf-8")))
+    return dict(data("people.json"))
 
 
 @cache
 def _attributes() -> list[dict[str, Any]]:
     """Each with its wordings and answers, some of which are those of the shipped invented facts."""
-    text = (files("surgery") / "data" / "relations.json").read_text(encoding="utf-8")
-    shipped = {one["template"]: one for one in json.loads(text)["invented"]["facts"]}
+    shipped = {one["template"]: one for one in data("relations.json")["invented"]["facts"]}
     found = []
     for one in _data()["attributes"]:
         source = shipped[one["shipped"]] if "shipped" in one else one

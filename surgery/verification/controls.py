@@ -8,16 +8,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from functools import cache
-from importlib.resources import files
 
 import torch
 
 from surgery.errors import SurgeryError
 from surgery.fact import Fact
 from surgery.model import Model
+from surgery.shipped import invented_names
 from surgery.tokens import encode, pad
 
 TRIED = 3
@@ -62,13 +60,6 @@ def suiting_kind(model: Model, template: str) -> str:
         kind: sum(a - b for (one, _), a, b in zip(tried, told, alone, strict=True) if one == kind) for kind in kinds
     }
     return max(suits, key=lambda kind: suits[kind])
-
-
-@cache
-def invented_names() -> dict[str, tuple[str, ...]]:
-    """Names that belong to nobody and nothing, by kind; they come with the package and never change."""
-    text = (files("surgery") / "data" / "names.json").read_text(encoding="utf-8")
-    return {kind: tuple(names) for kind, names in json.loads(text).items()}
 
 
 @torch.no_grad()

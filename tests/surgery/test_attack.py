@@ -13,12 +13,12 @@ from by_hand import Toy, toy_edit
 from known_answers import strangers
 
 from surgery import Fact, Model, SurgeryError, verify
-from surgery.shipped import example_facts
+from surgery.shipped import example_facts, invented_names
 from surgery.verification.attack import Aspect, Attack, Attempt, Finding, Lift, Profile, lift
 from surgery.verification.attacks import ATTACKS, attacks_named, attacks_of
 from surgery.verification.baseline import Baseline
 from surgery.verification.battery import attacked
-from surgery.verification.controls import invented_names, never_known, suiting_kind
+from surgery.verification.controls import never_known, suiting_kind
 
 
 def attempt(own: Sequence[float], *controls: Sequence[float]) -> Attempt:
