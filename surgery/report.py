@@ -177,6 +177,8 @@ class Report:
         table.caption = f"drift on neutral text: {self.drift_claim.evidence}{rest}"
         if self.beside.effects is not None:
             table.caption += f"\nside effects: {self.beside.effects.counted}"
+        for one in self.beside.tasks.effects if self.beside.tasks else ():
+            table.caption += f"\n{escape(one.told)}"
         if self.leak is not None:
             table.caption += f"\nread off the edit itself: {self.leak.told}"
         return table

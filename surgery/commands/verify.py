@@ -13,6 +13,7 @@ from surgery.commands.conclude import CertificateFile, JunitFile, Outputs, SignK
 from surgery.commands.options import Attacks, MaybeFacts, Profile, ReportFolder, Run
 from surgery.errors import SurgeryError
 from surgery.verification.attacks import attacks_named
+from surgery.verification.harness import LIMIT, Tasks
 from surgery.verification.verify import check_profile
 
 
@@ -32,6 +33,12 @@ def verify(
     leak: Annotated[
         bool, typer.Option("--leak", help="Also try whether the subjects can be read off the edit's numbers.")
     ] = False,
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="Also ask these tasks of lm-evaluation-harness, NAME,NAME, before and after the edit."),
+    ] = None,
+    tasks_path: Annotated[Path | None, typer.Option(help="Folder with YAML files of your own tasks.")] = None,
+    task_limit: Annotated[int, typer.Option(help="Most documents a task asks, the first ones.")] = LIMIT,
     junit: JunitFile = None,
     certificate: CertificateFile = None,
     sign: SignKey = None,
@@ -49,6 +56,12 @@ def verify(
         raise SurgeryError("there is nothing to verify; give --facts, --edit or --ledger")
     if leak and made is None:
         raise SurgeryError("--leak looks at an edit; give --edit FILE too")
+    if tasks is None and (tasks_path is not None or task_limit != LIMIT):
+        raise SurgeryError("--tasks-path and --task-limit say how tasks are asked; give --tasks NAME,NAME too")
+    benchmarks = None
+    if tasks is not None:
+        benchmarks = Tasks(names=tuple(tasks.split(",")), path=tasks_path, limit=task_limit, seed=run.seed)
+        benchmarks.check(made)
     check_profile(profile)
     tried = None if attacks is None else attacks_named(attacks.split(","))
     outputs = Outputs(report=report, junit=junit, certificate=certificate, sign=sign)
@@ -61,5 +74,6 @@ def verify(
         profile=profile,  # type: ignore[arg-type]
         leak=leak,
         attacks=tried,
+        tasks=benchmarks,
     )
     return conclude(run, found, outputs, model, made, chosen)

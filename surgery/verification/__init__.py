@@ -4,6 +4,7 @@ from surgery.verification.baseline import Baseline
 from surgery.verification.costs import Costs
 from surgery.verification.depth import Depth, removal_depth
 from surgery.verification.drift import Drift
+from surgery.verification.harness import Tasks
 from surgery.verification.intervention import Intervention
 from surgery.verification.leak import Leak, delta_leak
 from surgery.verification.probes import Probe, Rating
@@ -22,6 +23,7 @@ __all__ = [
     "Leak",
     "Probe",
     "Rating",
+    "Tasks",
     "Thresholds",
     "Verdict",
     "changed_bins",

@@ -5,6 +5,7 @@
    (`comparison`); of a rewrite CounterFact's scores (`classic`); of a removal how deep it goes (`depth`), for the first
    facts; what quantising leaves of the change (`quantisation`).
 3. full: the same, and the fluency of longer texts (`classic`).
+4. Whatever the profile, where they are asked for: tasks of lm-evaluation-harness (`harness`).
 Without an edit there is no change to look at: generation, comparison and the scores of the model as it is remain.
 What was left out is told without a word of the facts, as a certificate holds it too.
 """
@@ -31,13 +32,16 @@ from surgery.verification.drift import Drift
 from surgery.verification.effect import Effects
 from surgery.verification.effects import effects
 from surgery.verification.generation import Generation, generation
+from surgery.verification.harness import Tasks
 from surgery.verification.quantisation import QUANT_KINDS, ChangedBins, changed_bins
+from surgery.verification.task_effect import TaskEffects
 from surgery.verification.verdicts import Row, Thresholds
 
 DEEP = 3
 """Facts whose depth is measured, the first ones."""
 ABOUT = {
     "effects": "side effects, such as on other facts about the same subject",
+    "tasks": "side effects on benchmarks, as tasks of lm-evaluation-harness",
     "generation": "free answers, asked in plain words, as a question and in a chat",
     "comparison": "the same wish as an instruction in the context",
     "classic": "CounterFact's scores",
@@ -47,6 +51,7 @@ ABOUT = {
 }
 PARTS = {
     "effects": "side effects",
+    "tasks": "lm-eval tasks",
     "generation": "free answers",
     "comparison": "instruction in the context",
     "classic": "classic scores",
@@ -64,6 +69,7 @@ class Beside:
 
     Attributes:
         effects: what else the edit changed.
+        tasks: what it did to tasks of lm-evaluation-harness.
         generation: what is said when asked as users ask.
         comparison: the edit beside none and beside an instruction in the context.
         classic: CounterFact's scores "before" and "after".
@@ -74,6 +80,7 @@ class Beside:
     """
 
     effects: Effects | None = None
+    tasks: TaskEffects | None = None
     generation: Generation | None = None
     comparison: Comparison | None = None
     classic: Mapping[str, Classic] = field(default_factory=dict)
@@ -84,7 +91,7 @@ class Beside:
 
     def as_record(self) -> dict[str, Any]:
         """Everything, as JSON values."""
-        parts = {name: getattr(self, name) for name in ("effects", "generation", "comparison")}
+        parts = {name: getattr(self, name) for name in ("effects", "tasks", "generation", "comparison")}
         return {
             **{name: None if one is None else one.as_record() for name, one in parts.items()},
             "classic": {when: one.as_record() for when, one in self.classic.items()},
@@ -110,6 +117,7 @@ class Asked:
         drift: what was found on neutral text.
         controls: gives each fact invented subjects.
         baseline: what the base model answers.
+        tasks: which tasks to ask; None for none.
     """
 
     model: Model
@@ -122,10 +130,11 @@ class Asked:
     drift: Drift | None
     controls: Controls
     baseline: Baseline
+    tasks: Tasks | None = None
 
     def applies(self, part: str) -> bool:
         """Whether there is anything to measure in a part."""
-        if part in ("effects", "bins"):
+        if part in ("effects", "tasks", "bins"):
             return self.edit is not None
         if part == "depth":
             return self.edit is not None and self.claim == "removed"
@@ -138,11 +147,12 @@ def measured_beside(asked: Asked, meter: Meter, *, wanted: bool = True) -> Besid
     Args:
         asked: of what.
         meter: which adds up what each part takes.
-        wanted: else nothing is measured, and all that could have been is left out.
+        wanted: else nothing but tasks is measured, and all that could have been is left out.
     """
     parts = [name for name in ABOUT if asked.applies(name)]
-    weight = PROFILES.index(asked.profile)
-    chosen = [name for name in parts if wanted and PROFILES.index(_LIGHTEST.get(name, "standard")) <= weight]
+    weight = PROFILES.index(asked.profile) if wanted else -1
+    chosen = [name for name in parts if name != "tasks" and PROFILES.index(_LIGHTEST.get(name, "standard")) <= weight]
+    chosen += ["tasks"] * (asked.tasks is not None)
     made: dict[str, Any] = {}
     for name in chosen:
         with meter.part(PARTS[name]):
@@ -176,6 +186,12 @@ def _effects(asked: Asked) -> Effects:
     assert asked.edit is not None
     how = {"profile": asked.profile, "drift": asked.drift, "baseline": asked.baseline}
     return effects(asked.model, asked.edit, asked.facts, **how)  # type: ignore[arg-type]
+
+
+def _tasks(asked: Asked) -> TaskEffects:
+    assert asked.edit is not None
+    assert asked.tasks is not None
+    return asked.tasks(asked.model, asked.edit)
 
 
 def _generation(asked: Asked) -> Generation:
@@ -220,6 +236,7 @@ def _bins(asked: Asked) -> tuple[ChangedBins, ...]:
 _LIGHTEST: Mapping[str, Profile] = {"effects": "quick", "fluency": "full"}
 _MEASURES: Mapping[str, Callable[[Asked], Any]] = {
     "effects": _effects,
+    "tasks": _tasks,
     "generation": _generation,
     "comparison": _comparison,
     "classic": _classic,

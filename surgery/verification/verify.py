@@ -36,6 +36,7 @@ from surgery.verification.beside import Asked, measured_beside
 from surgery.verification.controls import never_known
 from surgery.verification.costs import Meter
 from surgery.verification.drift import drift, log_probs
+from surgery.verification.harness import Tasks
 from surgery.verification.intervention import Intervention
 from surgery.verification.leak import delta_leak
 from surgery.verification.probes import Measured, measure, probes_of
@@ -56,6 +57,7 @@ def verify(
     leak: bool = False,
     attacks: Sequence[Attack] | None = None,
     beside: bool | None = None,
+    tasks: Tasks | None = None,
     controls: Controls = never_known,
     baseline: Baseline | None = None,
 ) -> Report:
@@ -73,13 +75,14 @@ def verify(
         attacks: these instead of the profile's; none to leave it at probes and drift.
         beside: whether to measure what the profile has beside the verdicts, such as side effects
             (`surgery.verification.beside`); None: where there are attacks.
+        tasks: tasks of lm-evaluation-harness to ask before and after the edit; they judge nothing.
         controls: gives each fact those it is told from; by default invented subjects with its wording and answer.
         baseline: what the base model answers, where many edits of it are judged; None to ask it anew.
 
     Raises:
         WrongWeights: the edit was made for other weights.
-        SurgeryError: there are no facts, or a claim of rewriting has no new answer to look for; a leak of no edit; a
-            baseline of another model.
+        SurgeryError: there are no facts, or a claim of rewriting has no new answer to look for; a leak of no edit, or
+            tasks without one; a task cannot be loaded; a baseline of another model.
     """
     check_profile(profile)
     started = time.perf_counter()
@@ -93,6 +96,8 @@ def verify(
         raise SurgeryError("there is no fact to verify; give at least one")
     if leak and not isinstance(edit, Edit):
         raise SurgeryError("without an edit there is none to leak; give one, as --edit FILE")
+    if tasks is not None:
+        tasks.check(edit)
     claim = _claim(claim, edit, chosen)
     lines = Thresholds() if thresholds is None else thresholds
     probes, left_out = probes_of(chosen, claim, _seen(edit, chosen))
@@ -128,7 +133,7 @@ def verify(
         own = [(dataclasses.replace(probe, fact=place[probe.fact]), was, now) for probe, was, now in rows]
         given = Asked(
             model=model, edit=weights, facts=asked, rows=own, claim=claim, profile=profile, lines=lines, drift=moved,
-            controls=once, baseline=base,
+            controls=once, baseline=base, tasks=tasks,
         )  # fmt: skip
         wanted = bool(asked) and weights is edit and (bool(tried) if beside is None else beside)
         looked = measured_beside(given, meter, wanted=wanted)

@@ -75,12 +75,12 @@ def test_a_rewrite_has_scores_before_and_after_and_no_depth(toy: Toy, unchanged:
     assert found.fluency == {"before": fluency(texts), "after": fluency(texts_after)}
     assert found.depth == {}
     assert CONSISTENCY in found.left_out
-    assert not set(ABOUT.values()) & set(found.left_out)
+    assert set(ABOUT.values()) & set(found.left_out) == {ABOUT["tasks"]}
 
 
 @pytest.mark.parametrize(
     ("profile", "left"),
-    [("quick", set(ABOUT) - {"effects", "classic"}), ("standard", {"fluency"}), ("full", set())],
+    [("quick", set(ABOUT) - {"effects", "classic"}), ("standard", {"fluency", "tasks"}), ("full", {"tasks"})],
 )
 def test_what_a_profile_leaves_out_is_said_to_be_untested(toy: Toy, profile: str, left: set[str]) -> None:
     report = judged(toy, toy[1][:1], profile=profile)
