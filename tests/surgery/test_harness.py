@@ -25,7 +25,6 @@ from surgery.numbers import Interval, student
 from surgery.predict import generate
 from surgery.verification import Tasks
 from surgery.verification.beside import ABOUT
-from surgery.verification.task_effect import Scored, TaskEffect, TaskEffects
 from surgery.verification.verify import Intervention
 
 ASKED = 30
@@ -294,31 +293,3 @@ def test_tasks_that_cannot_be_asked(toy: Toy, edit: Edit, folder: Path, name: st
 def test_wrong_values(given: dict[str, object], message: str) -> None:
     with pytest.raises(SurgeryError, match=message):
         Tasks(**{"names": ("piqa",), **given})  # type: ignore[arg-type]
-
-
-def test_effects_check_themselves() -> None:
-    good = TaskEffect(task="t", metric="acc", before=0.5, after=0.75, change=student([0.0, 0.5]), documents=2)
-    whole = TaskEffects(effects=(good,), limit=None, seed=0, version="0", seconds=0.1)
-    assert whole.first_ones == "all documents"
-    for change, message in (
-        (student([0.0, 0.0]), "acc went from 0.5 to 0.75, and not by 0.0"),
-        (student([0.25]), "1 differences are not those of 2"),
-    ):
-        with pytest.raises(SurgeryError, match=message):
-            TaskEffect(task="t", metric="acc", before=0.5, after=0.75, change=change, documents=2)
-    with pytest.raises(SurgeryError, match="t was asked no document"):
-        TaskEffect(task="t", metric="acc", before=0.5, after=0.75, change=None, documents=0)
-    for effects in ((), (good, good)):
-        with pytest.raises(SurgeryError, match="at least one metric, and each of them once"):
-            TaskEffects(effects=effects, limit=None, seed=0, version="0", seconds=0.1)
-
-
-def test_a_metric_that_some_documents_lack_is_not_paired() -> None:
-    def scored(value: float, *each: float) -> Scored:
-        numbers = {("t", i): one for i, one in enumerate(each)}
-        return Scored(value=value, each=numbers, documents=3, higher_is_better=None)
-
-    whole, partial = scored(0.5, 0.0, 0.5, 1.0), scored(0.5, 0.5, 0.5)
-    assert (whole.is_mean, partial.is_mean, scored(0.7, 0.0, 0.5, 1.0).is_mean) == (True, False, False)
-    assert TaskEffect.between("t", "acc", whole, partial).change is None
-    assert TaskEffect.between("t", "acc", whole, whole).change == Interval(0.0, 0.0, 0.0, 3)
