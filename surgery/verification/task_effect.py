@@ -1,6 +1,7 @@
 """What an edit did on tasks of lm-evaluation-harness, as values: each metric before, after, and its change.
 
-1. A metric's change is the mean of its documents' paired differences, with Student's 95 % interval.
+1. A metric's change is the mean of its documents' paired differences, with Student's 95 % interval. Where no
+   document changed, the interval has no width: the next one may.
 2. That is the metric's own change only where the metric is the mean of one number a document. Of others, such as a
    perplexity, a corpus BLEU or a group that weighs its tasks alike, there are two numbers and no interval.
 """
