@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from surgery.fact import SLOT, Fact
+from surgery.verification.answers import finder, normalised
 from surgery.verification.baseline import Baseline
 from surgery.verification.probes import probes_of
-from surgery.verification.speech import normalised
 
 OPENINGS = (
     "{} is known for",
@@ -128,14 +128,14 @@ def unrelated_cases(base: Baseline, facts: Sequence[Fact], pool: Sequence[Fact],
         seed: of the order.
     """
     taken = [text for fact in facts for text in (fact.subject, fact.target, fact.new_target, *fact.aliases) if text]
-    words = {normalised(text) for text in taken}
+    shared = finder(taken)
     prompts = {text for fact in facts for text in (fact.prompt, *(one.prompt for one in fact.neighbours))}
     templates = {fact.template for fact in facts}
     order = np.random.RandomState(seed).permutation(len(pool))
     free = [
         one
         for one in sorted((pool[i] for i in order), key=lambda one: one.template in templates)
-        if one.prompt not in prompts and not any(_share(f"{one.prompt} {one.target}", word) for word in words)
+        if one.prompt not in prompts and not shared(f"{one.prompt} {one.target}")
     ]
     known: list[Case] = []
     for start in range(0, len(free), count):
@@ -145,7 +145,3 @@ def unrelated_cases(base: Baseline, facts: Sequence[Fact], pool: Sequence[Fact],
         if len(known) >= count:
             break
     return known[:count]
-
-
-def _share(text: str, word: str) -> bool:
-    return f" {word} " in f" {normalised(text)} "
