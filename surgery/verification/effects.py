@@ -70,7 +70,8 @@ def effects(
         drift: what `drift` found; without it, its axes are left out.
         baseline: what the base model answers, where the caller keeps it.
         pool: facts among which to look for unrelated ones and for others about the same subjects; None for the shipped.
-        reverse: for templates of facts, questions with `{}` in the answer's place that ask for the subject.
+        reverse: for templates of facts, questions with `{}` in the answer's place that ask for the subject; None for
+            those of the shipped relations, and general ones for other facts.
         texts: whose first words are continued; None for the shipped sentences.
         most_facts: of more facts than these, so many are drawn.
         seed: of everything drawn.
