@@ -67,19 +67,10 @@ def sweep(
         SurgeryError: there is no layer, fact or new answer to try, every edit is refused, or an option is out of range.
         WrongWeights: the method's statistics belong to other weights.
     """
-    if not 0 < neighbour_shift <= 1:
-        raise SurgeryError(
-            f"a neighbour's probability moves by 0 to 1; neighbour_shift={neighbour_shift} tells nothing"
-        )
-    if facts is not None and not facts:
-        raise SurgeryError("there is no fact to sweep with; give some, or None for shipped ones")
     method = RankOne(progress=False) if method is None else method
-    if (objective := getattr(method, "objective", None)) is not None and objective.claim != "rewritten":
-        raise SurgeryError(f"a sweep rewrites, but the objective {objective.name!r} removes; leave it to the default")
+    _check(facts, method, neighbour_shift)
     depth = len(model.anatomy.layers)
-    profile = None if trace is None else TraceProfile.of(trace)
-    if profile is not None and len(profile.effect) != depth:
-        raise SurgeryError(f"the trace has {len(profile.effect)} layers, the model {depth}; trace this model")
+    profile = None if trace is None else _profile(trace, depth)
     statistics = LayerStatistics(model, method, range(depth) if layers is None else layers, texts)
     chosen = sample_facts(model, seed=seed) if facts is None else with_new_answers(facts, seed=seed)
     trials = Trials(model, method, statistics, None if cache is None else Path(cache), drift=drift)
@@ -105,6 +96,26 @@ def sweep(
         depth=depth,
         fingerprints=(model.fingerprint,),
     )
+
+
+def _check(facts: Sequence[Fact] | None, method: Method, neighbour_shift: float) -> None:
+    """Whether a sweep can be asked for like this."""
+    if not 0 < neighbour_shift <= 1:
+        raise SurgeryError(
+            f"a neighbour's probability moves by 0 to 1; neighbour_shift={neighbour_shift} tells nothing"
+        )
+    if facts is not None and not facts:
+        raise SurgeryError("there is no fact to sweep with; give some, or None for shipped ones")
+    if (objective := getattr(method, "objective", None)) is not None and objective.claim != "rewritten":
+        raise SurgeryError(f"a sweep rewrites, but the objective {objective.name!r} removes; leave it to the default")
+
+
+def _profile(trace: AverageTrace, depth: int) -> TraceProfile:
+    """A trace by layer, of a model of so many."""
+    profile = TraceProfile.of(trace)
+    if len(profile.effect) != depth:
+        raise SurgeryError(f"the trace has {len(profile.effect)} layers, the model {depth}; trace this model")
+    return profile
 
 
 def _failed(fact: Fact, layers: Sequence[int], row: Sequence[Trial]) -> list[tuple[int | None, str, str]]:

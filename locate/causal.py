@@ -124,34 +124,7 @@ def causal_traces(
         grids = _grids(method, experiment, tokens, progress)
     rank = rate(model, [(fact.prompt, fact.target)])[0].rank
     cost = Cost(grids.passes, grids.token_layers, time.perf_counter() - started, len(kinds))
-    offset, scale = _normalising(grids, metric)
-    traces = []
-    for kind in kinds:
-        scores = (grids.grids[kind].double().cpu().numpy() - offset) * scale
-        mean, error = mean_and_error(scores)
-        traces.append(
-            Trace(
-                scores=mean,
-                errors=error,
-                clean=(grids.clean - offset) * scale,
-                corrupted=(float(grids.corrupted.double().mean()) - offset) * scale,
-                rank=rank,
-                tokens=pair.question.token_texts[: pair.question.answer_start],
-                subject=pair.span,
-                kind=kind,
-                window=1 if kind == "state" else window,
-                samples=scores.shape[-1],
-                corruption=str(pair.corruption),
-                metric=metric.name,
-                direction=direction,
-                severed=severed,
-                fact=fact,
-                model=model.source,
-                dtype=str(model.dtype).removeprefix("torch."),
-                cost=cost,
-            )
-        )
-    return tuple(traces)
+    return tuple(_trace(kind, grids, experiment, metric, fact, rank, cost) for kind in kinds)
 
 
 def check_options(
@@ -199,6 +172,36 @@ def _grids(method: str, experiment: Experiment, tokens: int | None, progress: bo
         else:
             return fast_grids(experiment, replay, tokens=tokens, progress=progress)
     return plain_grids(experiment, progress=progress)
+
+
+def _trace(
+    kind: Kind, grids: Grids, experiment: Experiment, metric: Metric, fact: Fact, rank: int, cost: Cost
+) -> Trace:
+    """The grid of one kind as a trace: means over the samples, normalised where the metric is."""
+    pair = experiment.pair
+    offset, scale = _normalising(grids, metric)
+    scores = (grids.grids[kind].double().cpu().numpy() - offset) * scale
+    mean, error = mean_and_error(scores)
+    return Trace(
+        scores=mean,
+        errors=error,
+        clean=(grids.clean - offset) * scale,
+        corrupted=(float(grids.corrupted.double().mean()) - offset) * scale,
+        rank=rank,
+        tokens=pair.question.token_texts[: pair.question.answer_start],
+        subject=pair.span,
+        kind=kind,
+        window=1 if kind == "state" else experiment.width,
+        samples=scores.shape[-1],
+        corruption=str(pair.corruption),
+        metric=metric.name,
+        direction=experiment.direction,
+        severed=experiment.severed,
+        fact=fact,
+        model=pair.model.source,
+        dtype=str(pair.model.dtype).removeprefix("torch."),
+        cost=cost,
+    )
 
 
 def _normalising(grids: Grids, metric: Metric) -> tuple[float, float]:

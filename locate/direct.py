@@ -149,6 +149,32 @@ def direct_logit_attribution(
     if other == answer:
         raise SurgeryError(f"the foil {foil!r} begins with the answer's own token; give one that begins differently")
     run = FrozenRun(model, question.prompt_ids, answer, other)
+    parts, grid = _parts(model, run, by, top)
+    found = LogitAttribution(
+        by=by,
+        names=tuple(parts),
+        values=np.array(list(parts.values()), dtype=np.float64),
+        grid=grid,
+        logit=run.logit,
+        model_logit=run.model_logit,
+        target=text_of(model, [answer]),
+        foil=None if other is None else text_of(model, [other]),
+        fact=fact,
+        model=model.source,
+    )
+    tolerance = (1e-4 if model.dtype == torch.float32 else 5e-2) * (float(np.abs(found.values).sum()) + 1)
+    if not abs(found.gap) <= tolerance:
+        raise SurgeryError(
+            f"the parts of {model.source} add up to {found.values.sum():.4f}, not to the logit {found.logit:.4f}; "
+            "load the model in float32, and if that does not help this architecture cannot be split"
+        )
+    return found
+
+
+def _parts(
+    model: Model, run: FrozenRun, by: By, top: int
+) -> tuple[dict[str, float], Float[np.ndarray, "layers units"]]:
+    """What each part adds, by name, and the grid of all units."""
     attention, mlp = run.writes("attention"), run.writes("mlp")
     parts: dict[str, float] = {EMBEDDING: float(run.direction @ run.states[0])}
     constant = run.constant
@@ -169,22 +195,4 @@ def direct_logit_attribution(
         parts[OTHERS] = float(grid.sum()) - sum(float(grid[place]) for place in places)
         constant += sum(float(one.bias + one.constant) for one in mlp)
     parts[BIASES] = constant
-    found = LogitAttribution(
-        by=by,
-        names=tuple(parts),
-        values=np.array(list(parts.values()), dtype=np.float64),
-        grid=grid,
-        logit=run.logit,
-        model_logit=run.model_logit,
-        target=text_of(model, [answer]),
-        foil=None if other is None else text_of(model, [other]),
-        fact=fact,
-        model=model.source,
-    )
-    tolerance = (1e-4 if model.dtype == torch.float32 else 5e-2) * (float(np.abs(found.values).sum()) + 1)
-    if not abs(found.gap) <= tolerance:
-        raise SurgeryError(
-            f"the parts of {model.source} add up to {found.values.sum():.4f}, not to the logit {found.logit:.4f}; "
-            "load the model in float32, and if that does not help this architecture cannot be split"
-        )
-    return found
+    return parts, grid

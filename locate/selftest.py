@@ -29,6 +29,8 @@ from surgery.shipped import invented_facts
 
 MOST_ZERO_OUT = 5000
 """Most neurons a model may have for zero-out to be among the default locators: it takes a run a neuron."""
+_Looked = tuple[Float[np.ndarray, "layers shares"], float]
+"""Recall of one fact by one locator, and the seconds that took."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,22 +184,17 @@ def selftest(
     layers, d_ff = len(model.anatomy.layers), model.anatomy.d_ff
     named = [max(1, round(one * d_ff)) for one in at]
     tried: list[Planted] = []
-    found: dict[int, list[Float[np.ndarray, "layers shares"]]] = {i: [] for i in range(len(methods))}
-    seconds = [0.0] * len(methods)
+    looked: list[list[_Looked]] = []
     for number, fact in enumerate(bar(facts, "self-test", show=progress)):
         neurons = draw_neurons(layers, d_ff, share, seed + number)
         with planted(model, fact, neurons, told=told, limit=limit, steps=steps) as one:
             tried.append(one)
-            if not one.learned:
-                continue
-            for i, method in enumerate(methods):
-                started = time.perf_counter()
-                scores = method(model, fact, progress=progress)
-                seconds[i] += time.perf_counter() - started
-                found[i].append(recall_at(scores.values, neurons, named))
-    learned = sum(one.learned for one in tried)
+            if one.learned:
+                looked.append([_look(model, one, method, named, progress=progress) for method in methods])
     recalls = [
-        Recall(str(method), np.stack(found[i]), seconds[i] / learned) for i, method in enumerate(methods) if learned
+        Recall(str(method), np.stack([row[i][0] for row in looked]), float(np.mean([row[i][1] for row in looked])))
+        for i, method in enumerate(methods)
+        if looked
     ]
     return SelfTest(
         model=model.source,
@@ -208,6 +205,14 @@ def selftest(
         recalls=tuple(recalls),
         left_out=tuple(left_out),
     )
+
+
+def _look(model: Model, one: Planted, method: Method, named: Sequence[int], *, progress: bool) -> _Looked:
+    """What a locator finds of the planted neurons among its so many highest scores, and how long it takes."""
+    started = time.perf_counter()
+    scores = method(model, one.fact, progress=progress)
+    seconds = time.perf_counter() - started
+    return recall_at(scores.values, one.neurons, named), seconds
 
 
 def recall_at(

@@ -10,6 +10,7 @@ Whether this helps is a matter of the processor alone, so that a machine gives t
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -44,12 +45,12 @@ def by_convolution(
     return out.permute(0, 2, 3, 1).reshape(*rows.shape[:-1], len(weight))
 
 
-class LinearMaps(TorchFunctionMode):
+class LinearMaps(TorchFunctionMode, ABC):
     """A block that may compute linear maps its own way: those of linear modules, and of Conv1D, which calls addmm."""
 
+    @abstractmethod
     def product(self, rows: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool) -> Tensor | None:
         """x W^T + b, x W + b if the weight is stored transposed; None leaves it as it is."""
-        raise NotImplementedError
 
     def __torch_function__(
         self,

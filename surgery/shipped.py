@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -52,6 +53,23 @@ def shipped_relations() -> tuple[Relation, ...]:
         Relation(**{**one, "templates": tuple(one["templates"]), "facts": tuple((s, o) for s, o in one["facts"])})
         for one in data("relations.json")["relations"]
     )
+
+
+def relation_of(fact: Fact, subjects: Collection[str] = ()) -> Relation | None:
+    """The shipped relation a fact belongs to: by a template and an answer of it, or a fact of it in other words.
+
+    Args:
+        fact: the fact.
+        subjects: others asked about in its words and with its answer, as controls are.
+    """
+    for one in shipped_relations():
+        if fact.target in one.answers and fact.template in one.templates:
+            return one
+    known = {fact.subject, *subjects}
+    for one in shipped_relations():
+        if any(answer == fact.target and subject in known for subject, answer in one.facts):
+            return one
+    return None
 
 
 def data(name: str) -> Any:

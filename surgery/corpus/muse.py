@@ -22,12 +22,12 @@ import torch
 from jaxtyping import Float
 
 from surgery.corpus.invented import Corpus, Person, Query
-from surgery.corpus.likelihood import token_log_probs
 from surgery.corpus.membership import min_k
 from surgery.corpus.rouge import rouge_l
 from surgery.edit import Edit
 from surgery.errors import SurgeryError
 from surgery.fact import Fact
+from surgery.likelihood import text_likelihoods
 from surgery.model import Model
 from surgery.predict import generate
 from surgery.tokens import encode
@@ -85,12 +85,12 @@ def surprise(model: Model, people: Sequence[Person]) -> Float[np.ndarray, " sent
     AUC of a model that was taught nothing then spreads twice as far from 0.5.
     """
     found = []
-    for person, told in zip(people, token_log_probs(model, [person.text for person in people]), strict=True):
+    for person, told in zip(people, text_likelihoods(model, [person.text for person in people]), strict=True):
         ends = np.array([end for _, end in encode(model.tokenizer, person.text).offsets][1:])
         start = 0
         for sentence in person.sentences:
             stop = start + len(sentence)
-            found.append(min_k(told[(ends > start) & (ends <= stop)]))
+            found.append(min_k(told.log_probs[(ends > start) & (ends <= stop)]))
             start = stop + 1
     return np.array(found)
 

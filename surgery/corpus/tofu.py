@@ -26,9 +26,9 @@ from scipy.special import logsumexp
 from scipy.stats import ks_2samp
 
 from surgery.corpus.invented import Corpus, Person, invented_subjects
-from surgery.corpus.likelihood import answer_log_probs
 from surgery.errors import SurgeryError, check_choice
 from surgery.fact import SLOT, Fact
+from surgery.likelihood import answer_likelihoods
 from surgery.model import Model
 from surgery.verification.controls import with_subject
 
@@ -158,7 +158,7 @@ def permutation_test(
 def _log_ratios(model: Model, cases: Sequence[tuple[str, str, tuple[str, ...]]]) -> Float[np.ndarray, " cases"]:
     """log R of (prompt, true answer, wrong answers)."""
     asked = [(prompt, answer) for prompt, true, wrong in cases for answer in (true, *wrong)]
-    told = iter(answer_log_probs(model, asked))
+    told = iter([one.log_probs.mean() for one in answer_likelihoods(model, asked)])
     ratios = []
     for _, _, wrong in cases:
         true = next(told)

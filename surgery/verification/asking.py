@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from surgery.fact import Fact, Neighbour
 from surgery.model import Model
-from surgery.shipped import Relation, shipped_relations
+from surgery.shipped import Relation, relation_of, shipped_relations
 from surgery.tokens import Question, ask
 from surgery.verification.shared import probabilities_of
 
@@ -113,15 +113,8 @@ class Kin:
         object.__setattr__(self, "_alike", alike)
 
     def relation(self, fact: Fact) -> Relation | None:
-        """The shipped relation a fact belongs to: by a template and an answer of it, or a fact of it in other words."""
-        subjects = {one.subject for one in self._alike[fact.template, fact.target]}
-        for one in shipped_relations():
-            if fact.target in one.answers and fact.template in one.templates:
-                return one
-        for one in shipped_relations():
-            if any(answer == fact.target and subject in subjects for subject, answer in one.facts):
-                return one
-        return None
+        """The shipped relation a fact belongs to, or one with its wording and answer (`shipped.relation_of`)."""
+        return relation_of(fact, {one.subject for one in self._alike[fact.template, fact.target]})
 
     def neighbours(self, fact: Fact) -> tuple[Neighbour, ...]:
         """Neighbours with another answer, of the fact or of one with its wording and answer."""

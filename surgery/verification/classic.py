@@ -23,17 +23,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from scipy import stats
 
 from surgery.errors import SurgeryError
 from surgery.fact import Fact
+from surgery.likelihood import answer_likelihoods
 from surgery.model import Model
 from surgery.numbers import Interval, json_values, student, wilson
 from surgery.predict import generate
-from surgery.products import fast_products
-from surgery.tokens import ask, encode, pad
+from surgery.tokens import encode
 
 COLUMNS = ("rewrite", "exact", "paraphrase", "neighbourhood")
 PUBLISHED = [0, 2, 3]
@@ -101,30 +100,9 @@ def score(model: Model, facts: Sequence[Fact]) -> Classic:
     return Classic(np.array(successes).reshape(-1, 4), np.array(magnitudes).reshape(-1, 3))
 
 
-@torch.no_grad()
 def likelihoods(model: Model, asked: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
-    """For each prompt and answer: mean negative log-likelihood a token, and whether greedy decoding says it.
-
-    An answer's last token is not read, only predicted, so one row serves all answers of one token to a prompt.
-    """
-    questions = [ask(model.tokenizer, prompt, answer) for prompt, answer in asked]
-    of_row: dict[tuple[int, ...], list[int]] = {}
-    for i, question in enumerate(questions):
-        of_row.setdefault(question.ids[:-1], []).append(i)
-    order = sorted(of_row, key=len)
-    found: dict[int, tuple[float, bool]] = {}
-    with fast_products(model.device, model.dtype):
-        for start in range(0, len(order), ROWS):
-            rows = order[start : start + ROWS]
-            states = model.normed_states(pad(rows, device=model.device))
-            owners = [(at, i) for at, ids in enumerate(rows) for i in of_row[ids]]
-            picked = [states[at, questions[i].answer_start - 1 : len(questions[i].ids) - 1] for at, i in owners]
-            logits = model.anatomy.head(torch.cat(picked)).float().split([len(one) for one in picked])
-            for (_, i), one in zip(owners, logits, strict=True):
-                answer = torch.tensor(questions[i].answer_ids, device=model.device)
-                own = one.log_softmax(-1).gather(1, answer[:, None])
-                found[i] = -float(own.mean()), bool((one.argmax(1) == answer).all())
-    return [found[i] for i in range(len(asked))]
+    """For each prompt and answer: mean negative log-likelihood a token, and whether greedy decoding says it."""
+    return [(-float(one.log_probs.mean()), bool(one.greedy.all())) for one in answer_likelihoods(model, asked)]
 
 
 def harmonic(successes: Float[np.ndarray, "facts 4"]) -> float:

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from surgery.errors import SurgeryError
 from surgery.fact import Fact
+from surgery.likelihood import text_likelihoods
 from surgery.model import Model
 from surgery.shipped import invented_names
-from surgery.tokens import encode, pad
 
 TRIED = 3
 ANYTHING = "I know this: "
@@ -62,16 +60,7 @@ def suiting_kind(model: Model, template: str) -> str:
     return max(suits, key=lambda kind: suits[kind])
 
 
-@torch.no_grad()
 def _log_probs(model: Model, texts: Sequence[str]) -> list[float]:
     """Log-probability of each text's tokens, in nats; the first token's, which nothing precedes, left out."""
-    rows = [encode(model.tokenizer, text).ids[: model.anatomy.max_positions] for text in texts]
-    batch = pad(rows, device=model.device)
-    found = []
-    states = model.normed_states(batch)
-    for i, ids in enumerate(rows):
-        start = int(batch.starts[i])
-        said = model.anatomy.head(states[i, start : start + len(ids) - 1]).float().log_softmax(-1)
-        wanted = torch.tensor(ids[1:], device=said.device)
-        found.append(float(said.gather(1, wanted[:, None]).sum()))
-    return found
+    most = model.anatomy.max_positions
+    return [float(one.log_probs.sum()) for one in text_likelihoods(model, texts, most=most)]

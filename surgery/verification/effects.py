@@ -16,6 +16,8 @@ import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Float
+from torch import Tensor
 
 from surgery.edit import Edit
 from surgery.errors import SurgeryError, check_choice
@@ -70,7 +72,8 @@ def effects(
         drift: what `drift` found; without it, its axes are left out.
         baseline: what the base model answers, where the caller keeps it.
         pool: facts among which to look for unrelated ones and for others about the same subjects; None for the shipped.
-        reverse: for templates of facts, questions with `{}` in the answer's place that ask for the subject.
+        reverse: for templates of facts, questions with `{}` in the answer's place that ask for the subject; None for
+            those of the shipped relations, and general ones for other facts.
         texts: whose first words are continued; None for the shipped sentences.
         most_facts: of more facts than these, so many are drawn.
         seed: of everything drawn.
@@ -96,8 +99,8 @@ def effects(
         cases += about_subjects(facts, chosen, known)
         cases += reversed_questions(facts, chosen, reverse, rewritten=rewritten)
         openings = [(i, text.replace(SLOT, facts[i].subject)) for i in chosen if facts[i].subject for text in OPENINGS]
-        words = [text.split() for text in (neutral_texts() if texts is None else texts)]
-        starts = [" ".join(one[:OPENING_WORDS]) for one in words[:OPENING_TEXTS]]
+        words = [text.split() for text in (neutral_texts() if texts is None else texts)[:OPENING_TEXTS]]
+        starts = [" ".join(one[:OPENING_WORDS]) for one in words]
     with edit.applied(model):
         if whole:
             cases += behind(_statements(model, facts, chosen, rewritten=rewritten), near)
@@ -107,15 +110,9 @@ def effects(
     before = [one.probability for one in base.rate([(case.prompt, case.answer) for case in cases])]
     found = {name: _of_answers(model, name, cases, before, after) for name in AXES}
     if next_after is not None:
-        p = base.next_log_probs([text for _, text in openings])
-        kl = (p.exp() * (p - next_after)).sum(-1).clamp_min(0).tolist()
-        found["same subject"] = _effect("same subject", kl, openings, None, None)
+        found["same subject"] = _of_openings(base, openings, next_after)
     if starts:
-        said_before = base.continued(starts, CONTINUED)
-        for name, n in (("repeated bigrams", 2), ("repeated 4-grams", 4)):
-            was, now = ([repeated(_ids(model, one), n) for one in said] for said in (said_before, said_after))
-            about = [(None, text) for text in starts]
-            found[name] = _effect(name, [b - a for a, b in zip(was, now, strict=True)], about, was, now)
+        found |= _of_continuations(base, starts, said_after)
     found |= _of_drift(drift)
     made = {name: one for name, one in found.items() if one is not None}
     return Effects(
@@ -185,6 +182,26 @@ def _effect(
     was, now = (math.nan if some is None else float(np.mean(some)) for some in (before, after))
     told = f"{changes[worst]:+.3g} in {about[worst][1]!r}"
     return Effect(axis, student(each, least=least), was, now, "facts" if by_fact else "cases", told)
+
+
+def _of_openings(
+    base: Baseline, openings: Sequence[tuple[int, str]], after: Float[Tensor, "prompts vocab"]
+) -> Effect | None:
+    """KL(before || after) of the token after each opening."""
+    before = base.next_log_probs([text for _, text in openings])
+    changes = (before.exp() * (before - after)).sum(-1).clamp_min(0).tolist()
+    return _effect("same subject", changes, openings, None, None)
+
+
+def _of_continuations(base: Baseline, starts: Sequence[str], after: Sequence[str]) -> dict[str, Effect | None]:
+    """By how much more the continuations repeat themselves."""
+    before = base.continued(starts, CONTINUED)
+    about = [(None, text) for text in starts]
+    found = {}
+    for name, n in (("repeated bigrams", 2), ("repeated 4-grams", 4)):
+        was, now = ([repeated(_ids(base.model, one), n) for one in said] for said in (before, after))
+        found[name] = _effect(name, [b - a for a, b in zip(was, now, strict=True)], about, was, now)
+    return found
 
 
 def _of_drift(drift: Drift | None) -> dict[str, Effect]:

@@ -3,8 +3,8 @@
 1. Plain: the prompt as it is. Question: `QUESTION` around the prompt. Chat: `CHAT` around it as the user's turn of the
    model's own chat template, where there is one; the assistant has said nothing yet.
 2. The model speaks greedily up to a natural stop, at most forty tokens (`speech`).
-3. What was said is the old answer, the new one or neither; aliases of the fact count as its old answer. Shares have
-   Wilson's interval.
+3. What was said is the old answer, the new one or neither (`answers`); aliases of the fact count as its old
+   answer. Shares have Wilson's interval.
 The protocol, apart from its judge, is that of https://arxiv.org/abs/2502.11177, section 4: no answer is given away by
 teacher forcing, and nothing is cut to the answer's length.
 """
@@ -23,9 +23,10 @@ from surgery.errors import SurgeryError, check_choice
 from surgery.fact import Fact
 from surgery.model import Model
 from surgery.numbers import Interval, json_values, wilson
+from surgery.verification.answers import Said, said_which
 from surgery.verification.baseline import Baseline
 from surgery.verification.probes import probes_of
-from surgery.verification.speech import MOST_TOKENS, Said, said_which, speak
+from surgery.verification.speech import MOST_TOKENS, speak
 
 Form = Literal["plain", "question", "chat"]
 FORMS: tuple[Form, ...] = get_args(Form)

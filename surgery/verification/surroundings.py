@@ -2,7 +2,8 @@
 
 1. The subject in other connections: openings about it, and shipped facts of other relations about it.
 2. The relation with other subjects: the fact's neighbours, those with its answer and those with another.
-3. The question the other way round: the answer is given, the subject is asked for.
+3. The question the other way round: the answer is given, the subject is asked for; as the shipped relation asks for it
+   where the fact belongs to one.
 4. The edited statement in front of the neighbours' prompts, as in CounterFact+ (https://arxiv.org/abs/2305.17553).
 5. Facts that have nothing to do with it, and that the base model knows.
 """
@@ -14,10 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from surgery.fact import SLOT, Fact
+from surgery.fact import Fact
+from surgery.shipped import relation_of
+from surgery.verification.answers import finder, normalised
+from surgery.verification.asking import backwards
 from surgery.verification.baseline import Baseline
 from surgery.verification.probes import probes_of
-from surgery.verification.speech import normalised
 
 OPENINGS = (
     "{} is known for",
@@ -34,7 +37,7 @@ REVERSED = (
     "When somebody says {}, the first thing that comes to mind is",
     "Among everything that has to do with {}, the best known is",
 )
-"""Questions from an answer to its subject, for any relation."""
+"""Questions from an answer to its subject, for relations that have none of their own."""
 
 
 @dataclass(frozen=True)
@@ -89,19 +92,24 @@ def reversed_questions(
 ) -> list[Case]:
     """For each fact, its subject asked for by its old answer and, for a rewrite, by the new one.
 
+    A subject's article ends the question (`asking.backwards`).
+
     Args:
         facts: the facts.
         chosen: which of them.
-        wordings: for templates of facts, questions with `{}` in the answer's place; others get `REVERSED`.
+        wordings: for templates of facts, questions with `{}` in the answer's place; others get the question of the
+            shipped relation they belong to, or else `REVERSED`.
         rewritten: whether there is a new answer.
     """
     cases = []
     for i in chosen:
         fact = facts[i]
-        asked = (wordings or {}).get(fact.template, REVERSED)
+        relation = relation_of(fact)
+        asked = (wordings or {}).get(fact.template, REVERSED if relation is None else (relation.reverse,))
         for axis, answer in (("reversed", fact.target), ("reversed, new answer", fact.new_target)):
             if fact.subject and answer and (rewritten or axis == "reversed"):
-                cases += [Case(axis, i, text.replace(SLOT, answer.strip()), fact.subject) for text in asked]
+                turned = [backwards(text, fact.subject, answer.strip(), ()) for text in asked]
+                cases += [Case(axis, i, one.prompt, one.subject) for one in turned]
     return cases
 
 
@@ -128,14 +136,14 @@ def unrelated_cases(base: Baseline, facts: Sequence[Fact], pool: Sequence[Fact],
         seed: of the order.
     """
     taken = [text for fact in facts for text in (fact.subject, fact.target, fact.new_target, *fact.aliases) if text]
-    words = {normalised(text) for text in taken}
+    shared = finder(taken)
     prompts = {text for fact in facts for text in (fact.prompt, *(one.prompt for one in fact.neighbours))}
     templates = {fact.template for fact in facts}
     order = np.random.RandomState(seed).permutation(len(pool))
     free = [
         one
         for one in sorted((pool[i] for i in order), key=lambda one: one.template in templates)
-        if one.prompt not in prompts and not any(_share(f"{one.prompt} {one.target}", word) for word in words)
+        if one.prompt not in prompts and not shared(f"{one.prompt} {one.target}")
     ]
     known: list[Case] = []
     for start in range(0, len(free), count):
@@ -145,7 +153,3 @@ def unrelated_cases(base: Baseline, facts: Sequence[Fact], pool: Sequence[Fact],
         if len(known) >= count:
             break
     return known[:count]
-
-
-def _share(text: str, word: str) -> bool:
-    return f" {word} " in f" {normalised(text)} "

@@ -11,7 +11,6 @@ import torch
 
 from surgery import Fact, Model, SurgeryError
 from surgery.corpus import Corpus, Person, Query, forget_quality, permutation_test, truth_ratio_test
-from surgery.corpus.likelihood import answer_log_probs, token_log_probs
 from surgery.corpus.membership import auc, forget_auc, min_k, priv_leak
 from surgery.corpus.muse import cut_answer, surprise
 from surgery.corpus.rouge import longest_common, rouge_l, words_of
@@ -91,16 +90,6 @@ def by_hand(model: Model, ids: tuple[int, ...], start: int) -> np.ndarray:
     with torch.no_grad():
         logits = model.hf(torch.tensor([ids])).logits[0].double().log_softmax(-1)
     return np.array([float(logits[i - 1, ids[i]]) for i in range(start, len(ids))])
-
-
-def test_likelihoods_are_those_of_one_text_at_a_time(tiny: Model) -> None:
-    texts = ["The river is in the town of Rome.", "A river", "The river is in the town of Paris.", "The old tower"]
-    for found, text in zip(token_log_probs(tiny, texts), texts, strict=True):
-        assert found == pytest.approx(by_hand(tiny, encode(tiny.tokenizer, text).ids, 1), abs=1e-4)
-    asked = [("The river is in", "Rome"), ("The river is in", "the town of Paris"), ("The river is in", "Paris")]
-    for value, pair in zip(answer_log_probs(tiny, asked), asked, strict=True):
-        question = ask(tiny.tokenizer, *pair)
-        assert value == pytest.approx(by_hand(tiny, question.ids, question.answer_start).mean(), abs=1e-4)
 
 
 def test_a_sentence_surprises_as_part_of_its_text(tiny: Model) -> None:

@@ -13,16 +13,20 @@ import torch
 from by_hand import Toy, toy_edit
 from scipy import stats
 
-from surgery import Edit, Fact, Model, Neighbour, SurgeryError
+from surgery import Edit, Fact, Model, SurgeryError
 from surgery.numbers import Interval
 from surgery.predict import generate, rate
-from surgery.tokens import encode
+from surgery.shipped import example_facts
+from surgery.tokens import ask, encode
 from surgery.verification import Baseline
 from surgery.verification.drift import Drift, drift, log_probs
 from surgery.verification.effect import AXES, QUICK, Effect, Effects
 from surgery.verification.effect_figure import plot_effects
 from surgery.verification.effects import effects, repeated
-from surgery.verification.surroundings import OPENINGS, REVERSED, about_subjects, around, unrelated_cases
+from surgery.verification.surroundings import (
+    OPENINGS,
+    REVERSED,
+)
 
 NAN = math.nan
 DRIFT = Drift(0.1, 0.01, 0.1, 9, 90, (2.0, 3.0))
@@ -77,34 +81,6 @@ def test_results_check_themselves() -> None:
 )
 def test_repetition_is_the_share_of_ngrams_said_before(ids: list[int], n: int, share: float) -> None:
     assert repeated(ids, n) == pytest.approx(share)
-
-
-def test_neighbours_are_told_apart_by_their_answer() -> None:
-    near = tuple(Neighbour(f"{name} is in", town) for name, town in (("Bob", "Rome"), ("Cid", "roma"), ("Dan", "Ulm")))
-    fact = Fact(subject="Ann", template="{} is in", target="Rome", aliases=("Roma",), neighbours=near)
-    other = fact.replace(subject="Dan", neighbours=near[:1])
-    assert [(one.axis, one.fact, one.prompt) for one in around([fact, other], [0])] == [
-        ("same relation, same answer", 0, "Bob is in"),
-        ("same relation, same answer", 0, "Cid is in"),
-    ]
-    assert {one.axis for one in around([fact], [0])} == {"same relation, same answer", "same relation, other answer"}
-
-
-def test_unrelated_facts_are_known_and_share_nothing(toy: Toy) -> None:
-    model, facts = toy
-    known = unrelated_cases(Baseline(model), facts[:2], facts, 15, 3)
-    assert len(known) == 15
-    words = [text for fact in facts[:2] for text in (fact.subject, fact.target)]
-    near = [one.prompt for fact in facts[:2] for one in fact.neighbours]
-    for case in known:
-        assert not any(word in f"{case.prompt} {case.answer}" for word in words)
-        assert case.prompt not in near
-        assert "lives in the city" not in case.prompt  # other relations come first
-        assert rate(model, [(case.prompt, case.answer)])[0].rank == 1
-    assert known == unrelated_cases(Baseline(model), facts[:2], facts, 15, 3)
-    assert known != unrelated_cases(Baseline(model), facts[:2], facts, 15, 4)
-    stranger = Fact(subject="Ann", template="{} is", target="nobody knows what")
-    assert unrelated_cases(Baseline(model), facts[:2], [stranger], 15, 3) == []
 
 
 def test_every_axis_by_single_questions(toy: Toy, changed: Edit, unchanged: Callable[[Model], None]) -> None:
@@ -180,6 +156,17 @@ def test_of_a_rewrite_the_new_answer_is_stated_and_asked_back(toy: Toy) -> None:
     assert found["reversed, new answer"].outcome == "unclear"
 
 
+def test_the_shipped_question_is_what_counts_as_reversed(gpt2: Model) -> None:
+    (fact,) = (one for one in example_facts() if one.subject == "The Colosseum")
+    edit = toy_edit((gpt2, [fact]), size=5.0)
+    found = effects(gpt2, edit, [fact], texts=WORDS)["reversed"]
+    asked = ("A famous landmark in the city of Rome is the", "Colosseum")
+    a, b = probability(gpt2, *asked, edit)
+    count = len(ask(gpt2.tokenizer, *asked).answer_ids)
+    assert found.change.mean == pytest.approx(math.log(b / a) / count, abs=1e-3)
+    assert (found.change.cases, abs(found.change.mean) > 1e-3) == (1, True)
+
+
 def test_the_interval_of_many_facts_is_over_facts(toy: Toy, changed: Edit) -> None:
     model, facts = toy
     chosen = facts[:6]
@@ -241,11 +228,6 @@ def test_there_has_to_be_a_fact(toy: Toy, changed: Edit) -> None:
         effects(toy[0], changed, [])
     with pytest.raises(SurgeryError, match="there is no verification profile 'slow'; choose one of quick"):
         effects(toy[0], changed, toy[1][:1], profile="slow")
-
-
-def test_other_facts_that_are_edited_too_are_no_side_effects(toy: Toy) -> None:
-    facts = [fact for fact in toy[1] if fact.subject == toy[1][0].subject]
-    assert [one.prompt for one in about_subjects(facts[:2], [0], toy[1])] == [facts[2].prompt]
 
 
 def test_a_fact_without_a_subject_has_fewer_axes(toy: Toy, changed: Edit) -> None:

@@ -14,8 +14,9 @@ from scipy import stats
 
 from surgery import Fact, Model, SurgeryError
 from surgery.verification import Baseline
+from surgery.verification.answers import said_which
 from surgery.verification.generation import CHAT, QUESTION, Generation, Spoken, generation
-from surgery.verification.speech import said_which, speak
+from surgery.verification.speech import speak
 
 SHORT = "{prompt}"
 

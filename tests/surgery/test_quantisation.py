@@ -211,7 +211,7 @@ def test_the_attack_asks_the_quantised_model(attack: Int4, toy: Toy, unchanged: 
     found = attack(model, facts[:3])
     assert found.forms == WORDINGS
     assert ATTACKS[attack.name] is type(attack)
-    with quantised(model, attack.kind):
+    with quantised(model, attack.name):
         for fact, row in zip(facts[:3], found.scores, strict=True):
             asked = [(text, fact.target) for text in (fact.prompt, *fact.paraphrases)]
             assert row[: len(asked)] == pytest.approx([one.probability for one in rate(model, asked)], abs=1e-5)

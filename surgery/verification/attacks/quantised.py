@@ -19,16 +19,16 @@ from surgery.verification.quantisation import quantised
 
 @dataclass(frozen=True, kw_only=True)
 class _Quantised:
-    """Quantise every linear map of the blocks and ask; `kind` is the subclass's."""
+    """Quantise every linear map of the blocks and ask; a subclass has the name of its kind of quantisation."""
 
-    kind: ClassVar[str]
+    name: ClassVar[str]
     aspect: ClassVar[Aspect] = "quantisation"
     unit: ClassVar[str] = "probability"
     floor: ClassVar[float] = 0.05
 
     def __call__(self, model: Model, facts: Sequence[Fact]) -> Attempt:
         """The answer's probability after each wording, by the quantised model."""
-        with quantised(model, self.kind):
+        with quantised(model, self.name):
             return Attempt(WORDINGS, rated(model, facts))
 
 
@@ -36,7 +36,6 @@ class _Quantised:
 class Int8(_Quantised):
     """Eight bits, a scale for each output."""
 
-    kind: ClassVar[str] = "int8"
     name: ClassVar[str] = "int8"
     about: ClassVar[str] = "linear maps rounded to 8 bits, one scale for each output"
     profile: ClassVar[Profile] = "full"
@@ -46,7 +45,6 @@ class Int8(_Quantised):
 class Int4(_Quantised):
     """Four bits, groups of 64."""
 
-    kind: ClassVar[str] = "int4"
     name: ClassVar[str] = "int4"
     about: ClassVar[str] = "linear maps rounded to 4 bits, asymmetric, groups of 64 inputs"
     profile: ClassVar[Profile] = "standard"
@@ -56,7 +54,6 @@ class Int4(_Quantised):
 class NF4(_Quantised):
     """Sixteen normal quantiles, blocks of 64."""
 
-    kind: ClassVar[str] = "nf4"
     name: ClassVar[str] = "nf4"
     about: ClassVar[str] = "linear maps rounded to the 16 levels of NF4, blocks of 64 inputs"
     profile: ClassVar[Profile] = "standard"

@@ -17,6 +17,7 @@ prompts 0.53 to 0.99 after it, 0.27 to 0.94 before. Weights of 16 bits are train
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ ROWS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Relearning:
+class _Relearning(ABC):
     """Train a little, then ask; what on is the subclass's.
 
     Attributes:
@@ -75,9 +76,9 @@ class _Relearning:
             scores[taught] = found[taught]
         return Attempt(WORDINGS, scores)
 
+    @abstractmethod
     def lessons(self, model: Model, facts: Sequence[Fact]) -> tuple[list[tuple[int, ...]], list[int]]:
         """Token ids of the texts to train on, and which of the facts they bear on."""
-        raise NotImplementedError
 
     def _drawn(self, texts: Sequence[str]) -> list[str]:
         """So many of the texts, in their order."""

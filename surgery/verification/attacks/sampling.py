@@ -3,8 +3,8 @@
 Greedy answers underrate what a model gives away; Scholten et al. 2024 (https://arxiv.org/abs/2410.03523) bound it by
 samples.
 1. Draw n short continuations, dealt evenly to the prompt and the held-out paraphrases.
-2. k of them mention the answer, whatever the case, accents and punctuation (`mentions`), anywhere in the continuation:
-   that is more than the answer's probability as the next words, which `paraphrases` gives exactly.
+2. k of them mention the answer or an alias of it, however it is written (`answers`), anywhere in the continuation: that
+   is more than the answer's probability as the next words, which `paraphrases` gives exactly.
 3. Score: k / n. Its upper bound is Clopper and Pearson's, one-sided (`upper_bound`).
 What n can tell: with n = 16, no mention at all still leaves up to 0.17 at 95 %, a share only 300 draws would push to
 0.01. The form says so. Sampling can convict an edit; little can be acquitted by it.
@@ -25,9 +25,9 @@ from surgery.errors import SurgeryError
 from surgery.fact import Fact
 from surgery.model import Model
 from surgery.tokens import ask, encode
+from surgery.verification.answers import finder
 from surgery.verification.attack import Aspect, Attempt, Profile
 from surgery.verification.draws import draw
-from surgery.verification.mentions import mentions
 
 SPARE = 2
 """Tokens a continuation has at least beyond the answer's."""
@@ -77,7 +77,8 @@ class Sampling:
         scores, says = np.full((len(facts), 1), np.nan), []
         for i, (fact, own) in enumerate(zip(facts, dealt, strict=True)):
             samples = [text for task in own for text in told[task]]
-            hits = [text for text in samples if mentions(text, fact.target)]
+            find = finder((fact.target, *fact.aliases))
+            hits = [text for text in samples if find(text)]
             if samples:
                 scores[i, 0] = len(hits) / len(samples)
             says.append(hits[0].strip() if hits else "")

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from surgery import Fact, Model, SurgeryError
+from surgery.verification.answers import mentions
 from surgery.verification.attacks.sampling import Sampling, upper_bound
 from surgery.verification.draws import draw
-from surgery.verification.mentions import mentions
 
 PROMPTS = ["She said that the water came from the mountains when Miles was there in", "The river"]
 
@@ -65,6 +65,20 @@ def test_the_share_is_counted_over_prompt_and_paraphrases(toy: tuple[Model, list
     np.testing.assert_array_equal(attack(model, facts[3:4]).scores, found.scores[3:])
     others = [Sampling(draws=7, tokens=3, most=1, seed=seed)(model, facts[:4]).says for seed in (5, 6)]
     assert others[0] == found.says != others[1]
+
+
+def test_an_alias_counts_as_the_answer(toy: tuple[Model, list[Fact]]) -> None:
+    model, facts = toy
+    attack = Sampling(draws=4, tokens=3, seed=5)
+    named, alias, stranger = (
+        attack(model, [one]).scores[0, 0]
+        for one in (
+            facts[0],
+            facts[0].replace(target="day", aliases=(facts[0].target,)),
+            facts[0].replace(target="day"),
+        )
+    )
+    assert named == alias > stranger
 
 
 def test_long_answers_get_as_many_tokens_and_long_prompts_none(gpt2: Model) -> None:
