@@ -5,13 +5,14 @@ and for a loss. The loss sees log-probabilities [contexts, answer, vocab] at the
 the ids of the text [contexts, answer].
 
 - Replace: mean negative log-likelihood of the new answer (Meng et al. 2022, https://arxiv.org/abs/2202.05262, eq. 4).
-- Suppress: -log(1 - p(old answer)). Removes it, but says nothing of what comes instead: often nonsense.
+- Suppress: -w log(1 - p(old answer)). Removes it, but says nothing of what comes instead: often nonsense.
 - MaximumEntropy: the next token is anything at all (Patil et al. 2024, https://arxiv.org/abs/2309.17410, take it
   over several layers: `layers`, read by the logit lens; on the output alone by default).
 - Refuse: a text that says that one cannot say, by the loss of Replace.
 - Neutral: what the model says of a subject it knows nothing about. Its own next-token distribution for generic
   subjects ("It", "This") in the same template, averaged, with the old answer taken out, is the target of a KL
-  divergence; a hinge holds the old answer below a floor. The subject's prompts then read as language.
+  divergence; a hinge holds the old answer below a floor. The subject's prompts then read as language. Within a
+  tolerance of the target nothing more is asked: what is gained there costs other subjects more than it is worth.
 """
 
 from __future__ import annotations
@@ -106,11 +107,18 @@ class Suppress:
 
     Attributes:
         layers: besides the output, the layers whose states, read as the output is, should not say it either.
+        weight: w. A search ends once its loss is small, 0.02 or 0.05; times 20, that is p of 0.001 or 0.0025. With 1
+            it would end where an answer still counts as known.
     """
 
     name: ClassVar[str] = "suppress"
     claim: ClassVar[Literal["removed", "rewritten"]] = "removed"
     layers: tuple[int, ...] = ()
+    weight: float = 20.0
+
+    def __post_init__(self) -> None:
+        if self.weight <= 0:
+            raise SurgeryError(f"the weight of suppression is above 0, not {self.weight}")
 
     def continuation(self, fact: Fact) -> str:
         """The old answer."""
@@ -118,7 +126,7 @@ class Suppress:
 
     def loss(self, model: Model, fact: Fact) -> Loss:
         """Mean over contexts."""
-        return lambda log_probs, ids: -_log_not(_of_answer(log_probs, ids)).mean()
+        return lambda log_probs, ids: -self.weight * _log_not(_of_answer(log_probs, ids)).mean()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,17 +163,24 @@ class Neutral:
         generic: subjects that say nothing, put into the fact's template.
         floor: the old answer's probability at which the hinge lets go.
         weight: of the hinge, per nat above the floor.
+        tolerance: divergence from the target that is near enough, in nats.
     """
 
     name: ClassVar[str] = "neutral"
     claim: ClassVar[Literal["removed", "rewritten"]] = "removed"
     generic: tuple[str, ...] = ("It", "This", "This one", "That", "The other one", "Something", "Someone", "The thing")
     floor: float = 1e-4
-    weight: float = 0.3
+    weight: float = 1.0
+    tolerance: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.generic:
             raise SurgeryError("a neutral answer needs at least one generic subject, such as 'It'")
+        if not 0 < self.floor < 1 or self.weight <= 0 or self.tolerance < 0:
+            raise SurgeryError(
+                "a neutral answer's floor is a probability above 0 and below 1, its weight above 0 and its tolerance "
+                f"0 or more, not {self.floor}, {self.weight} and {self.tolerance}"
+            )
 
     def continuation(self, fact: Fact) -> str:
         """The old answer."""
@@ -179,7 +194,7 @@ class Neutral:
         def loss(log_probs: Tensor, ids: Tensor) -> Tensor:
             divergence = (wanted * (log_wanted - log_probs[:, 0])).sum(-1)
             above = torch.relu(_of_answer(log_probs, ids) - math.log(self.floor))
-            return (divergence + self.weight * above).mean()
+            return (torch.relu(divergence - self.tolerance) + self.weight * above).mean()
 
         return loss
 

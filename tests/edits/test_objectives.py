@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -33,7 +34,8 @@ def test_replace_is_the_mean_surprise_per_token(gpt2: Model, tiny_fact: Fact, lo
 
 def test_suppress_is_the_surprise_at_anything_else(gpt2: Model, tiny_fact: Fact, log_probs: torch.Tensor) -> None:
     wanted = sum(-math.log(1 - p) for p in p_answer(log_probs)) / CONTEXTS
-    assert float(Suppress().loss(gpt2, tiny_fact)(log_probs, IDS)) == pytest.approx(wanted, rel=1e-4)
+    assert float(Suppress(weight=1.0).loss(gpt2, tiny_fact)(log_probs, IDS)) == pytest.approx(wanted, rel=1e-4)
+    assert float(Suppress().loss(gpt2, tiny_fact)(log_probs, IDS)) == pytest.approx(20 * wanted, rel=1e-4)
 
 
 def test_maximum_entropy_is_what_the_next_token_lacks_of_it(
@@ -52,19 +54,24 @@ def test_neutral_is_divergence_and_hinge(gpt2: Model, tiny_fact: Fact) -> None:
     logits[0, :, :] = 0.0
     logits[0, 0, 4] = logits[0, 1, 7] = 8.0  # far above the floor
     log_probs = logits.log_softmax(-1)
-    objective = Neutral(floor=1e-3, weight=0.7)
+    objective = Neutral(floor=1e-3, weight=0.7, tolerance=0.0)
     wanted = objective.distribution(gpt2, tiny_fact).double()
     p = log_probs.double()
-    total, hinges = 0.0, []
+    total, hinges, far = 0.0, [], []
     for i in range(CONTEXTS):
         divergence = sum(
             w * (math.log(max(w, 1e-12)) - q) for w, q in zip(wanted.tolist(), p[i, 0].tolist(), strict=True) if w
         )
         hinges.append(max(0.0, float(p[i, 0, 4] + p[i, 1, 7]) - math.log(1e-3)))
+        far.append(divergence)
         total += divergence + 0.7 * hinges[-1]
     assert hinges[0] > 1
     assert 0.0 in hinges
     assert float(objective.loss(gpt2, tiny_fact)(log_probs, ids)) == pytest.approx(total / CONTEXTS, rel=1e-5)
+    near = dataclasses.replace(objective, tolerance=sum(far) / CONTEXTS)
+    assert min(far) < near.tolerance < max(far)
+    wanted_near = sum(max(0.0, d - near.tolerance) + 0.7 * h for d, h in zip(far, hinges, strict=True)) / CONTEXTS
+    assert float(near.loss(gpt2, tiny_fact)(log_probs, ids)) == pytest.approx(wanted_near, rel=1e-4)
 
 
 @pytest.mark.parametrize("objective", [one() for one in OBJECTIVES.values()], ids=list(OBJECTIVES))
@@ -133,6 +140,14 @@ def test_the_neutral_distribution_lacks_only_the_own_share_of_a_longer_answer(gp
 def test_neutral_without_generic_subjects_is_refused() -> None:
     with pytest.raises(SurgeryError, match="such as 'It'"):
         Neutral(generic=())
+
+
+@pytest.mark.parametrize("wrong", [{"floor": 0.0}, {"floor": 1.0}, {"weight": 0.0}, {"tolerance": -0.1}])
+def test_settings_of_removals_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(SurgeryError, match="floor is a probability above 0 and below 1, its weight above 0"):
+        Neutral(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(SurgeryError, match="weight of suppression is above 0, not -1.0"):
+        Suppress(weight=-1.0)
 
 
 def test_each_objective_continues_with_its_answer(tiny_fact: Fact) -> None:
