@@ -146,7 +146,7 @@ def test_neutral_without_generic_subjects_is_refused() -> None:
 def test_settings_of_removals_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(SurgeryError, match="floor is a probability above 0 and below 1, its weight above 0"):
         Neutral(**wrong)  # type: ignore[arg-type]
-    with pytest.raises(SurgeryError, match="weight of suppression is above 0, not -1.0"):
+    with pytest.raises(SurgeryError, match=r"weight of suppression is above 0, not -1\.0"):
         Suppress(weight=-1.0)
 
 
