@@ -1,8 +1,8 @@
 """What is left of 50 known facts after each way of removing them, by the probes of `verify`, and what it cost.
 
-Facts are shipped ones whose answer is the model's likeliest, drawn by a seed. Each is removed alone by a rank-one edit,
-and all of them in one batch by MEMIT. Prints a table and holds no assertions; rows are kept in the folder, so a run
-that was stopped goes on: `python benchmarks/removal.py --out removal`.
+Facts are shipped ones whose answer is the model's likeliest, drawn by a seed. Each is removed alone, by MEMIT and by a
+rank-one edit, and all of them in one batch. Prints a table and holds no assertions; rows are kept in the folder, so a
+run that was stopped goes on: `python benchmarks/removal.py --out removal`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,12 @@ OBJECTIVES: dict[str, edits.Objective] = {
     "maximum entropy four layers": edits.MaximumEntropy(layers=DEEP),
     "refusal": edits.Refuse(),
 }
+WAYS: dict[str, tuple[type[edits.ClosedForm], bool]] = {
+    "memit alone": (edits.Mass, True),
+    "rank-one alone": (edits.RankOne, True),
+    "memit in a batch": (edits.Mass, False),
+}
+"""Which method, and whether each fact has an edit of its own."""
 ROLES = ("prompt", "paraphrase")
 COLUMNS = (
     "objective",
@@ -102,6 +108,7 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0, help="of the facts drawn")
     options.add_argument("--out", type=Path, default=Path("removal"), help="folder that keeps each row's numbers")
     options.add_argument("--objectives", default=",".join(OBJECTIVES), help="which, by name")
+    options.add_argument("--ways", default=",".join(WAYS), help="which, by name")
     given = options.parse_args()
     model, console = load(), Console(width=170, soft_wrap=True)
     baseline = Baseline(model)
@@ -112,14 +119,16 @@ def main() -> None:
     before = [statistics.fmean(p for p, role in known if role == one) for one in ROLES]
     table.add_row("no edit", "", *(f"{one:.4f}" for one in before))
     for name in given.objectives.split(","):
-        for method, parts in ((edits.RankOne, [[fact] for fact in facts]), (edits.Mass, [facts])):
+        for way in given.ways.split(","):
+            method, alone = WAYS[way]
             made = method(objective=OBJECTIVES[name], progress=False)
+            parts = [[fact] for fact in facts] if alone else [facts]
             edited = []
             for part in parts:
                 key = f"removal 2 {model.fingerprint} {made} {part}"
                 edited.append(kept(given.out, key, functools.partial(judged, model, baseline, made, part)))
-            table.add_row(name, made.name, *line(edited))
-            console.print(f"{name}, {made.name}: {', '.join(line(edited))}")
+            table.add_row(name, way, *line(edited))
+            console.print(f"{name}, {way}: {', '.join(line(edited))}")
     console.print(table)
 
 

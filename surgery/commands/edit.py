@@ -67,7 +67,7 @@ def remove(
     facts: FactsFile,
     out: OutFile,
     report: ReportFolder,
-    method: Method = "rank-one",
+    method: Method = "memit",
     objective: Annotated[
         str | None,
         typer.Option(help=f"What to say instead: {', '.join(REMOVING)}; default: neutral, or what the method can do."),
