@@ -30,7 +30,7 @@ from surgery.model import Model
 from surgery.predict import generate
 from surgery.products import fast_products
 from surgery.site import Site
-from surgery.tokens import ask_fact, pad
+from surgery.tokens import ask_fact, by_length, pad
 
 ROWS = 64
 STARTS = ("The", "Therefore", "Because", "I", "You")
@@ -127,9 +127,7 @@ def read_ends(
     module = model.anatomy.name(site)
     keys = torch.empty(len(rows), model.anatomy.d_ff, device=model.device)
     states = None if upto is None else torch.empty(len(rows), model.anatomy.d_model, device=model.device)
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    for start in range(0, len(order), ROWS):
-        part = order[start : start + ROWS]
+    for part in by_length(rows, ROWS):
         batch = pad([rows[i] for i in part], device=model.device)
         each, ends = torch.arange(len(part)), batch.columns([-1] * len(part))
         # keys alone need nothing above their own map

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from surgery.model import Model
-from surgery.tokens import Question, ask, encode, pad
+from surgery.products import fast_products
+from surgery.tokens import Question, ask, by_length, encode, pad
 
 ROWS = 32
 
@@ -63,19 +64,18 @@ def rate(model: Model, asked: Sequence[tuple[str, str]], *, rows: int = ROWS) ->
         SurgeryError: a prompt or an answer has no tokens.
     """
     questions = [ask(model.tokenizer, prompt, target) for prompt, target in asked]
-    answers: list[Answer] = []
-    for start in range(0, len(questions), rows):
-        part = questions[start : start + rows]
-        for (prompt, target), question, logits in zip(
-            asked[start : start + rows], part, answer_logits(model, part), strict=True
-        ):
-            ids = torch.tensor(question.answer_ids, device=logits.device)
+    answers: dict[int, Answer] = {}
+    for part in by_length([question.ids for question in questions], rows):
+        with fast_products(model.device, model.dtype):
+            found = answer_logits(model, [questions[i] for i in part])
+        for i, logits in zip(part, found, strict=True):
+            ids = torch.tensor(questions[i].answer_ids, device=logits.device)
             own = logits.gather(1, ids[:, None])
             rank = int((logits > own).sum(1).max()) + 1
             probability = logits.double().log_softmax(-1).gather(1, ids[:, None]).sum().exp().item()
             top = text_of(model, [int(logits[0].argmax())])
-            answers.append(Answer(prompt, target, min(probability, 1.0), rank, top))
-    return answers
+            answers[i] = Answer(*asked[i], min(probability, 1.0), rank, top)
+    return [answers[i] for i in range(len(asked))]
 
 
 def answer_logits(model: Model, questions: Sequence[Question]) -> list[Float[Tensor, "answer vocab"]]:

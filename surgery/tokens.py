@@ -218,6 +218,12 @@ def pad(
     return _placed(rows, [width - len(row) if side == "left" else 0 for row in rows], width, device)
 
 
+def by_length(rows: Sequence[Sequence[int]], most: int) -> list[list[int]]:
+    """Which rows to pad together, at most so many: those of like length, so that little is padding."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    return [order[start : start + most] for start in range(0, len(order), most)]
+
+
 def align(rows: Sequence[Sequence[int]], at: Sequence[int], *, device: torch.device | str = "cpu") -> Batch:
     """Pad rows of token ids on both sides so that one position a row, `at`, stands in the same column of all."""
     column = max(at)

@@ -30,7 +30,7 @@ from surgery.fact import Fact
 from surgery.likelihood import text_likelihoods
 from surgery.model import Model
 from surgery.predict import generate
-from surgery.tokens import encode
+from surgery.tokens import by_length, encode
 
 Remover = Callable[[Model, Sequence[Fact]], Edit]
 """Anything that gives the edit that removes facts from a model as it is."""
@@ -161,10 +161,7 @@ def _halves(text: str) -> tuple[str, str]:
 @torch.no_grad()
 def _said(model: Model, prompts: Sequence[str], tokens: int) -> list[str]:
     """Greedy continuations, prompts of like length side by side."""
-    sizes = [len(encode(model.tokenizer, prompt).ids) for prompt in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: sizes[i])
     said: dict[int, str] = {}
-    for start in range(0, len(order), ROWS):
-        part = order[start : start + ROWS]
+    for part in by_length([encode(model.tokenizer, prompt).ids for prompt in prompts], ROWS):
         said.update(zip(part, generate(model, [prompts[i] for i in part], tokens), strict=True))
     return [said[i] for i in range(len(prompts))]

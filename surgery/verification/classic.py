@@ -32,7 +32,7 @@ from surgery.likelihood import answer_likelihoods
 from surgery.model import Model
 from surgery.numbers import Interval, json_values, student, wilson
 from surgery.predict import generate
-from surgery.tokens import encode
+from surgery.tokens import by_length, encode
 
 COLUMNS = ("rewrite", "exact", "paraphrase", "neighbourhood")
 PUBLISHED = [0, 2, 3]
@@ -138,11 +138,9 @@ def told_on(
         top_k: among how many.
     """
     ids = [encode(model.tokenizer, prompt).ids for prompt in prompts]
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     random = None if seed is None else np.random.RandomState(seed)
     texts = [""] * len(prompts)
-    for start in range(0, len(order), ROWS):
-        rows = order[start : start + ROWS]
+    for rows in by_length(ids, ROWS):
         most = max(length - len(ids[rows[0]]), 1)
         said = generate(model, [prompts[i] for i in rows], most, random=random, top_k=top_k if random else None)
         for i, text in zip(rows, said, strict=True):

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from surgery.model import Model
-from surgery.tokens import encode, pad
+from surgery.products import fast_products
+from surgery.tokens import by_length, encode, pad
 
 ROWS = 16
 
@@ -42,14 +43,14 @@ class Drift:
 @torch.no_grad()
 def log_probs(model: Model, texts: Sequence[str]) -> list[Float[Tensor, "tokens vocab"]]:
     """Next-token log-probabilities after each token of each text, in float32."""
-    found: list[Float[Tensor, "tokens vocab"]] = []
+    found: dict[int, Float[Tensor, "tokens vocab"]] = {}
     rows = [encode(model.tokenizer, text).ids for text in texts]
-    for start in range(0, len(rows), ROWS):
-        part = rows[start : start + ROWS]
-        states = model.normed_states(pad(part, device=model.device))
-        for i, ids in enumerate(part):
-            found.append(model.anatomy.head(states[i, : len(ids)]).float().log_softmax(-1))
-    return found
+    with fast_products(model.device, model.dtype):
+        for part in by_length(rows, ROWS):
+            states = model.normed_states(pad([rows[i] for i in part], device=model.device))
+            for i, own in zip(part, states, strict=True):
+                found[i] = model.anatomy.head(own[: len(rows[i])]).float().log_softmax(-1)
+    return [found[i] for i in range(len(rows))]
 
 
 def drift(

@@ -31,7 +31,7 @@ from surgery.hooks import TraceDict, hidden
 from surgery.model import Model
 from surgery.products import fast_products
 from surgery.shipped import example_facts, invented_facts
-from surgery.tokens import ask_fact, pad
+from surgery.tokens import ask_fact, by_length, pad
 
 ROWS = 64
 FEWEST = 20
@@ -169,10 +169,8 @@ def _responses(model: Model, deltas: Sequence[Delta], facts: Sequence[Fact]) -> 
         question, span = ask_fact(model.tokenizer, fact, fact.target)
         rows.append(question.ids[: span.stop])
     squares = torch.zeros(len(rows), dtype=torch.float64)
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     names = [delta.module for delta in deltas]
-    for start in range(0, len(order), ROWS):
-        part = order[start : start + ROWS]
+    for part in by_length(rows, ROWS):
         batch = pad([rows[i] for i in part], device=model.device)
         ends = batch.columns([-1] * len(part))
         with (

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from surgery.model import Model
 from surgery.predict import generate
-from surgery.tokens import encode
+from surgery.tokens import by_length, encode
 
 ROWS = 32
 MOST_TOKENS = 40
@@ -27,11 +27,8 @@ def speak(model: Model, prompts: Sequence[str], most: int = MOST_TOKENS) -> list
         prompts: what it goes on from.
         most: most tokens it may say.
     """
-    lengths = [len(encode(model.tokenizer, prompt).ids) for prompt in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: lengths[i])
     said = [""] * len(prompts)
-    for start in range(0, len(order), ROWS):
-        rows = order[start : start + ROWS]
+    for rows in by_length([encode(model.tokenizer, prompt).ids for prompt in prompts], ROWS):
         texts = generate(model, [prompts[i] for i in rows], most, until=has_stopped)
         for i, text in zip(rows, texts, strict=True):
             said[i] = until_stop(text)

@@ -20,7 +20,7 @@ import torch
 from surgery.fact import Fact
 from surgery.model import Model
 from surgery.predict import ROWS, answer_logits
-from surgery.tokens import Question, ask, encode
+from surgery.tokens import Question, ask, by_length, encode
 from surgery.verification.attack import Aspect, Attempt, Profile
 
 
@@ -55,11 +55,10 @@ class StraySpaces:
             for seed in seeds
         ]
         limit = model.anatomy.max_positions
-        order = sorted(range(len(asked)), key=lambda i: len(asked[i].ids))
-        order = [i for i in order if limit is None or len(asked[i].ids) <= limit]
+        short = [i for i, one in enumerate(asked) if limit is None or len(one.ids) <= limit]
         scores = np.full(len(asked), np.nan)
-        for start in range(0, len(order), ROWS):
-            part = order[start : start + ROWS]
+        for near in by_length([asked[i].ids for i in short], ROWS):
+            part = [short[k] for k in near]
             for i, logits in zip(part, answer_logits(model, [asked[i] for i in part]), strict=True):
                 ids = torch.tensor(asked[i].answer_ids, device=logits.device)
                 scores[i] = logits.double().log_softmax(-1).gather(1, ids[:, None]).sum().exp().item()

@@ -10,7 +10,6 @@ from jaxtyping import Float
 from surgery.fact import Fact
 from surgery.model import Model
 from surgery.predict import rate
-from surgery.products import fast_products
 
 WORDINGS = ("prompt", "paraphrase 1", "paraphrase 2", "paraphrase 3")
 
@@ -25,8 +24,7 @@ def rated(model: Model, facts: Sequence[Fact], *, start: int = 0) -> Float[np.nd
     """The probability of each fact's answer after its wordings from `start` on; nan elsewhere."""
     asked = [(i, j, text) for i, fact in enumerate(facts) for j, text in enumerate(wordings(fact)) if j >= start]
     asked.sort(key=lambda one: len(one[2]))
-    with fast_products(model.device, model.dtype):
-        answers = rate(model, [(text, facts[i].target) for i, _, text in asked])
+    answers = rate(model, [(text, facts[i].target) for i, _, text in asked])
     scores = np.full((len(facts), len(WORDINGS)), np.nan)
     for (i, j, _), answer in zip(asked, answers, strict=True):
         scores[i, j] = answer.probability
