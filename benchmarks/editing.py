@@ -2,7 +2,7 @@
 
 Prints one table and holds no assertions. Facts are the first of the file that the model prefers the true answer of;
 scores are CounterFact's (`scoring.py`), of batches and sequences on the final model. Each row's numbers are kept in the
-folder, so a run that was stopped goes on, and `--table` prints what is there:
+folder, so a run that was stopped goes on:
 
     python benchmarks/editing.py --facts counterfact.json --out editing
 """

@@ -34,8 +34,9 @@ from surgery.verification.attacks import ATTACKS, attacks_named
 
 METHODS: dict[str, edits.Method | None] = {
     "no edit": None,
+    "memit, neutral": edits.Mass(objective=edits.Neutral(), progress=False),
+    "memit, suppress": edits.Mass(objective=edits.Suppress(), progress=False),
     "rank-one, neutral": edits.RankOne(objective=edits.Neutral(), progress=False),
-    "rank-one, suppress": edits.RankOne(objective=edits.Suppress(), progress=False),
     "ft-m, suppress": edits.FineTune(objective=edits.Suppress(), progress=False),
     "lora, suppress": edits.LoRA(objective=edits.Suppress(), progress=False),
     "zero-neurons": edits.ZeroNeurons(progress=False),
