@@ -1,8 +1,8 @@
 """What is left of 50 known facts after each way of removing them, by the probes of `verify`, and what it cost.
 
 Facts are shipped ones whose answer is the model's likeliest, drawn by a seed. Each is removed alone, by MEMIT and by a
-rank-one edit, and all of them in one batch. Prints a table and holds no assertions; rows are kept in the folder, so a
-run that was stopped goes on: `python benchmarks/removal.py --out removal`.
+rank-one edit, and all of them in one batch and one after the other. Prints a table and holds no assertions; rows are
+kept in the folder, so a run that was stopped goes on: `python benchmarks/removal.py --out removal`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ WAYS: dict[str, tuple[type[edits.ClosedForm], bool]] = {
     "memit alone": (edits.Mass, True),
     "rank-one alone": (edits.RankOne, True),
     "memit in a batch": (edits.Mass, False),
+    "memit in sequence": (edits.MassSequence, False),
 }
 """Which method, and whether each fact has an edit of its own."""
 ROLES = ("prompt", "paraphrase")
