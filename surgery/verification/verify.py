@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Collection, Sequence
-from contextlib import nullcontext
 from typing import Literal
 
 from surgery.edit import Edit
@@ -35,12 +34,12 @@ from surgery.verification.battery import Battery, attacked
 from surgery.verification.beside import Asked, measured_beside
 from surgery.verification.controls import never_known
 from surgery.verification.costs import Meter
-from surgery.verification.drift import drift, log_probs
+from surgery.verification.drift import Drift, drift, log_probs
 from surgery.verification.harness import Tasks
 from surgery.verification.intervention import Intervention
 from surgery.verification.leak import delta_leak
-from surgery.verification.probes import Measured, measure, probes_of
-from surgery.verification.verdicts import Thresholds, exit_code, judge, judge_drift, unjudged
+from surgery.verification.probes import Probe, measure, probes_of
+from surgery.verification.verdicts import Row, Thresholds, exit_code, judge, judge_drift, unjudged
 
 UNKEPT = "which prompts the edit was made from: its file keeps none, so all but the facts' own count as unseen"
 
@@ -86,14 +85,7 @@ def verify(
     """
     check_profile(profile)
     started = time.perf_counter()
-    chosen = (facts,) if isinstance(facts, Fact) else tuple(facts if facts is not None else edit.facts if edit else ())
-    if not chosen and (hidden := _hidden(edit)) is not None:
-        raise SurgeryError(
-            f"the edit's file keeps its facts {hidden.keep}, so they cannot be asked; give them, as --facts FILE "
-            f"or verify(model, edit, facts)"
-        )
-    if not chosen:
-        raise SurgeryError("there is no fact to verify; give at least one")
+    chosen = _facts(edit, facts)
     if leak and not isinstance(edit, Edit):
         raise SurgeryError("without an edit there is none to leak; give one, as --edit FILE")
     if tasks is not None:
@@ -104,7 +96,6 @@ def verify(
     refused = unaskable(model, probes)
     probes = [probe for probe in probes if probe.fact not in refused]
     asked = [fact for i, fact in enumerate(chosen) if i not in refused]
-    words = neutral_texts() if texts is None else texts
     base = Baseline(model) if baseline is None else baseline
     base.check(model)
     tried = attacks_of(profile) if attacks is None else tuple(attacks)
@@ -115,20 +106,11 @@ def verify(
 
     meter = Meter()
     with meter.measuring(model):
-        with meter.part("probes"):
-            before: list[Measured | None] = [*base.measure(probes)] if edit else [None] * len(probes)
-        with meter.part("drift"):
-            text_before = base.log_probs(words) if edit else None
-        with edit.applied(model) if edit else nullcontext():
-            with meter.part("probes"):
-                after = measure(model, probes)
-            with meter.part("drift"):
-                moved = drift(model, words, text_before, log_probs(model, words)) if text_before is not None else None
+        rows, moved = _before_and_after(model, edit, probes, neutral_texts() if texts is None else texts, base, meter)
         with meter.part("attacks"):
             battery = attacked(
                 model, edit, chosen, tried, controls, seen=_seen(edit, chosen), baseline=base, left_out=refused
             )
-        rows = tuple(zip(probes, before, after, strict=True))
         place = {i: n for n, i in enumerate(i for i in range(len(chosen)) if i not in refused)}
         own = [(dataclasses.replace(probe, fact=place[probe.fact]), was, now) for probe, was, now in rows]
         given = Asked(
@@ -167,6 +149,49 @@ def verify(
         beside=looked,
         costs=meter.costs,
     )
+
+
+def _facts(edit: Edit | Intervention | None, facts: Sequence[Fact] | Fact | None) -> tuple[Fact, ...]:
+    """What is asked: the facts given, else those of the edit.
+
+    Raises:
+        SurgeryError: there are none.
+    """
+    if isinstance(facts, Fact):
+        return (facts,)
+    chosen = tuple(facts if facts is not None else edit.facts if edit else ())
+    if not chosen and (hidden := _hidden(edit)) is not None:
+        raise SurgeryError(
+            f"the edit's file keeps its facts {hidden.keep}, so they cannot be asked; give them, as --facts FILE "
+            f"or verify(model, edit, facts)"
+        )
+    if not chosen:
+        raise SurgeryError("there is no fact to verify; give at least one")
+    return chosen
+
+
+def _before_and_after(
+    model: Model,
+    edit: Edit | Intervention | None,
+    probes: Sequence[Probe],
+    texts: Sequence[str],
+    baseline: Baseline,
+    meter: Meter,
+) -> tuple[tuple[Row, ...], Drift | None]:
+    """Each probe with its ratings before and after, and the drift on neutral text; without an edit only after."""
+    if edit is None:
+        with meter.part("probes"):
+            return tuple((probe, None, now) for probe, now in zip(probes, measure(model, probes), strict=True)), None
+    with meter.part("probes"):
+        before = baseline.measure(probes)
+    with meter.part("drift"):
+        text_before = baseline.log_probs(texts)
+    with edit.applied(model):
+        with meter.part("probes"):
+            after = measure(model, probes)
+        with meter.part("drift"):
+            moved = drift(model, texts, text_before, log_probs(model, texts))
+    return tuple(zip(probes, before, after, strict=True)), moved
 
 
 def _not_tested(
