@@ -3,6 +3,7 @@
 1. Each fact gets its controls, invented subjects with its wording and answer.
 2. Facts and controls go through every attack on the base model, and again under the edit.
 3. What counts is the lift over the controls (`attack`).
+4. Without an edit, whether each fact stands out from its controls when it is merely asked for.
 Paraphrases the edit has looked at are not asked.
 """
 
@@ -11,14 +12,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from surgery.edit import Edit
 from surgery.fact import Fact
 from surgery.model import Model
 from surgery.verification.askable import readable
-from surgery.verification.attack import FEWEST_CONTROLS, Attack, Attempt, Finding, lift
+from surgery.verification.attack import FEWEST_CONTROLS, Attack, Attempt, Finding, Lift, lift
+from surgery.verification.attacks.wordings import Asking
 from surgery.verification.baseline import Baseline, Controls
 from surgery.verification.intervention import Intervention
 
@@ -31,11 +33,13 @@ class Battery:
         findings: one a fact and attack; none for facts that have no controls.
         seconds: what each attack took, by name, on both states of the model.
         controls: how many controls each fact had.
+        asked: without an edit, how far each fact that has controls stands out when asked, by which of the facts.
     """
 
     findings: tuple[Finding, ...]
     seconds: Mapping[str, float]
     controls: tuple[int, ...]
+    asked: Mapping[int, Lift] = field(default_factory=dict)
 
     def of(self, fact: int) -> list[Finding]:
         """The findings about one fact."""
@@ -82,14 +86,19 @@ def attacked(
             for one in attacks
         ]
     row = {case: i for i, case in enumerate(cases)}
+    places = {
+        i: (row[fact], [row[one] for one in own])
+        for i, (fact, own) in enumerate(zip(asked, matched, strict=True))
+        if own
+    }
     findings = []
-    for i, (fact, own) in enumerate(zip(asked, matched, strict=True)):
+    for i, place in places.items():
         for attack, was, now in zip(attacks, before, after, strict=True):
-            if own:
-                places = row[fact], [row[one] for one in own], attack.floor
-                lifts = None if was is None else lift(was, *places), lift(now, *places)
-                findings.append(Finding(i, attack.name, attack.aspect, attack.unit, *lifts))
-    return Battery(tuple(findings), seconds, tuple(map(len, matched)))
+            lifts = None if was is None else lift(was, *place, attack.floor), lift(now, *place, attack.floor)
+            findings.append(Finding(i, attack.name, attack.aspect, attack.unit, *lifts))
+    merely = None if edit else base.attempt(Asking(), cases)
+    told = {} if merely is None else {i: lift(merely, *place, Asking.floor) for i, place in places.items()}
+    return Battery(tuple(findings), seconds, tuple(map(len, matched)), told)
 
 
 def _matched(base: Baseline, fact: Fact, controls: Controls) -> tuple[Fact, ...]:

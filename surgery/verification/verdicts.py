@@ -5,7 +5,8 @@ Per fact:
    prompts. If its best was never within the top ten or `unknown_probability`, it never knew it.
 2. `removed`: on the prompt and on every held-out paraphrase the answer has at most `removed_probability` and a rank
    beyond `removed_rank`. `rewritten`: the new answer is greedy on the prompt and likelier than the old one on every
-   held-out paraphrase. Without a held-out paraphrase there is no verdict: one wording proves nothing.
+   held-out paraphrase. Without a held-out paraphrase there is no verdict: one wording proves nothing. Nor is there one
+   where no model before is at hand and the answer is above the lines, but no likelier than of invented subjects.
 3. `neighbours`: at most `neighbours_moved` of them moved by more than `neighbour_shift`.
 4. For a removal, one claim for each aspect that was attacked (`attack`): it fails where an attack succeeds, and holds
    where none does and at least one had the power to. The answer comes out when asked for: "still there". It comes out
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from surgery.verification.attack import ASPECTS, Aspect, Finding
+from surgery.verification.attack import ASPECTS, Aspect, Finding, Lift
 from surgery.verification.drift import Drift
 from surgery.verification.probes import Measured, Probe
 
@@ -86,7 +87,14 @@ class Verdict:
 Row = tuple[Probe, Measured | None, Measured]
 
 
-def judge(label: str, rows: Sequence[Row], claim: str, lines: Thresholds, findings: Sequence[Finding] = ()) -> Verdict:
+def judge(
+    label: str,
+    rows: Sequence[Row],
+    claim: str,
+    lines: Thresholds,
+    findings: Sequence[Finding] = (),
+    asked: Lift | None = None,
+) -> Verdict:
     """The verdict on one fact.
 
     Args:
@@ -95,9 +103,10 @@ def judge(label: str, rows: Sequence[Row], claim: str, lines: Thresholds, findin
         claim: "removed" or "rewritten".
         lines: where the lines are drawn.
         findings: what attacks found out about it; they bear on removals.
+        asked: without a model before, how far it stands out from facts that nobody can know, merely asked for.
     """
     known = _known(rows, lines) if claim == "removed" else _untested("known", "a rewrite may also teach something new")
-    main = _removed(rows, lines) if claim == "removed" else _rewritten(rows)
+    main = _removed(rows, lines, asked) if claim == "removed" else _rewritten(rows)
     tried = [name for name in ASPECTS if any(one.aspect == name for one in findings)] if claim == "removed" else []
     attacked = [_withstood(name, [one for one in findings if one.aspect == name]) for name in tried]
     claims = (known, main, _neighbours(rows, lines), *attacked)
@@ -156,7 +165,7 @@ def _known(rows: Sequence[Row], lines: Thresholds) -> Claim:
     return Claim("known", "fails" if never else "inconclusive", told, len(before))
 
 
-def _removed(rows: Sequence[Row], lines: Thresholds) -> Claim:
+def _removed(rows: Sequence[Row], lines: Thresholds, asked: Lift | None) -> Claim:
     judging = _judging(rows)
     left = [
         (probe, now.target)
@@ -165,6 +174,9 @@ def _removed(rows: Sequence[Row], lines: Thresholds) -> Claim:
     ]
     p, rank = max(n.target.probability for *_, n in judging), min(n.target.rank for *_, n in judging)
     told = f"at most p {p:.4f}, rank {rank} or worse"
+    if left and asked is not None and not asked.stands_out:
+        guessed = f"no likelier than of subjects nobody knows: lift {asked.value:+.3f}, line {asked.line:+.3f}"
+        return Claim("removed", "inconclusive", f"{told} in {left[0][0].prompt!r}, but {guessed}", len(judging))
     if left:
         return Claim("removed", "fails", f"{told}; still there in {left[0][0].prompt!r}", len(judging))
     return _if_held_out(Claim("removed", "holds", told, len(judging)), judging)

@@ -122,10 +122,11 @@ def verify(
         looked = dataclasses.replace(looked, depth={list(place)[n]: depth for n, depth in looked.depth.items()})
         with meter.part("leak"):
             leaked = delta_leak(model, weights, asked) if leak and asked and weights else None
+    own_rows = [[row for row in rows if row[0].fact == i] for i in range(len(chosen))]
     verdicts = tuple(
         unjudged(fact.label, claim, refused[i])
         if i in refused
-        else judge(fact.label, [row for row in rows if row[0].fact == i], claim, lines, battery.of(i))
+        else judge(fact.label, own_rows[i], claim, lines, battery.of(i), battery.asked.get(i))
         for i, fact in enumerate(chosen)
     )
     overall = judge_drift(moved, lines)
