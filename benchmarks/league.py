@@ -64,7 +64,7 @@ def judged(
     (verdict,) = report.verdicts
     return {
         "findings": {one.attack: one.outcome for one in report.battery.findings},
-        "lifts": {one.attack: one.after.value for one in report.battery.findings},
+        "lifts": {one.attack: [lift and vars(lift) for lift in (one.before, one.after)] for one in report.battery.findings},
         "claims": {claim.name: claim.outcome for claim in verdict.claims},
         "overall": verdict.overall,
         "depth": verdict.depth,
@@ -163,7 +163,7 @@ def main() -> None:
     part, parts = (int(one) for one in given.part.split("/"))
 
     def row(method: edits.Method | None, fact: Fact) -> dict[str, Any]:
-        key = f"league 1 {model.fingerprint} {chosen} {method} {fact}"
+        key = f"league 2 {model.fingerprint} {chosen} {method} {fact}"
         compute = functools.partial(judged, model, baseline, method, fact, chosen)
         return dict(kept(given.out, key, compute))
 
