@@ -6,7 +6,7 @@ kept in the folder, so a run that was stopped goes on, and `--part 1/2` does eve
 `python benchmarks/league.py --facts 30 --out league`.
 
 `--never-known 50` instead counts false alarms: facts about invented people, which no model can know, asked of the
-unedited model. By chance one attack points at one of 21; its floor makes it fewer.
+unedited model. By chance one attack's largest lift is the fact's in one case of 21.
 """
 
 from __future__ import annotations
@@ -62,9 +62,10 @@ def judged(
     clock = time.perf_counter()
     report = verify(model, edit, [fact], attacks=attacks, claim="removed", beside=False, baseline=baseline)
     (verdict,) = report.verdicts
+    findings = report.battery.findings
     return {
-        "findings": {one.attack: one.outcome for one in report.battery.findings},
-        "lifts": {one.attack: [lift and vars(lift) for lift in (one.before, one.after)] for one in report.battery.findings},
+        "findings": {one.attack: one.outcome for one in findings},
+        "lifts": {one.attack: [lift and vars(lift) for lift in (one.before, one.after)] for one in findings},
         "claims": {claim.name: claim.outcome for claim in verdict.claims},
         "overall": verdict.overall,
         "depth": verdict.depth,
@@ -140,8 +141,8 @@ def false_alarms(console: Console, rows: Sequence[dict[str, Any]], attacks: Sequ
     )
     some = sum("succeeds" in row["findings"].values() for row in rows)
     table.add_row("facts that any attack points at", str(some), str(len(rows)), f"{some / len(rows):.1%}")
-    wrong = sum(row["overall"] not in ("never known", "holds") for row in rows)
-    table.add_row("facts whose verdict is raised", str(wrong), str(len(rows)), f"{wrong / len(rows):.1%}")
+    wrong = sum(row["overall"] not in ("never known", "holds", "inconclusive") for row in rows)
+    table.add_row("facts whose verdict points at them", str(wrong), str(len(rows)), f"{wrong / len(rows):.1%}")
     console.print(table)
 
 
