@@ -5,10 +5,9 @@
    they score is the wording's doing, not memory.
 3. A fact's lift is the largest difference, over the forms, between its score and the median for that form, of the
    fact and its controls alike; each control has a lift in the same way, so that many forms are paid for by both.
-4. The attack succeeds where the fact's lift is larger than every control's by one standard deviation of theirs and the
-   attack's own floor. Without these two, a fact that was never known would pass in one case of 21, with 20 controls,
-   and a battery of many attacks would often point at one. Where lifts fall off exponentially, which is slowly, a
-   standard deviation makes that e times rarer; how often a battery still does is measured (`benchmarks/league.py`).
+4. The attack succeeds where the fact's lift is larger than every control's by the attack's own floor or more. Were the
+   floor nothing, a fact that was never known would pass this line in one case of 21, with 20 controls, and a battery of
+   many attacks would often point at one; how often it does with the floor is measured (`benchmarks/league.py`).
 5. An attack that does not succeed on the model before the edit either has no power, and says nothing about the edit.
 """
 
@@ -90,8 +89,7 @@ class Lift:
 
     Attributes:
         value: the fact's lift; nan where no form could be tried on it.
-        line: what it has to be above: the controls' largest lift, if that is above 0, with their standard deviation and
-            the floor.
+        line: what it has to be above: the controls' largest lift, if that is above 0, and the floor.
         controls: the controls' lifts, largest first.
         form: the form that lifts the fact most.
         score: the fact's own score under it.
@@ -109,7 +107,7 @@ class Lift:
 
     @property
     def stands_out(self) -> bool:
-        """Beyond every control, by their spread and the floor."""
+        """Beyond every control and the floor."""
         return self.value > self.line
 
 
@@ -175,7 +173,7 @@ def lift(attempt: Attempt, own: int, controls: Sequence[int], floor: float) -> L
     at = int(np.flatnonzero(usable)[best])
     return Lift(
         value=float(lifts[0]),
-        line=max(float(others[0]), 0.0) + float(others.std(ddof=1)) + floor,
+        line=max(float(others[0]), 0.0) + floor,
         controls=tuple(others.tolist()),
         form=attempt.forms[at],
         score=float(everyone[0, at]),

@@ -32,12 +32,11 @@ def test_a_lift_is_the_best_form_over_the_median() -> None:
     assert found.value == pytest.approx(0.29 - 0.095)
     assert (found.form, found.score, found.typical) == ("form 0", 0.29, pytest.approx(0.095))
     assert found.controls[0] == pytest.approx(0.3)
-    assert found.line == pytest.approx(0.3 + np.std(found.controls, ddof=1) + 0.05)
+    assert found.line == pytest.approx(0.3 + 0.05)
     assert found.controls[1] == pytest.approx(0.095)
     assert not found.stands_out
-    over = 0.5 + found.line
-    assert not lift(attempt([0.29, over - 0.01], *controls), 0, range(1, 22), 0.05).stands_out
-    assert lift(attempt([0.29, over + 0.01], *controls), 0, range(1, 22), 0.05).stands_out
+    assert not lift(attempt([0.29, 0.84], *controls), 0, range(1, 22), 0.05).stands_out
+    assert lift(attempt([0.29, 0.86], *controls), 0, range(1, 22), 0.05).stands_out
 
 
 def test_a_lift_below_the_floor_does_not_stand_out() -> None:
@@ -57,17 +56,10 @@ def test_forms_that_cannot_be_tried_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("forms", [1, 3, 12])
-def test_never_known_facts_hardly_ever_stand_out_however_many_forms(forms: int) -> None:
-    largest, beyond = 0, 0
-    for seed in range(100):
-        # tails that fall off exponentially
-        scores = np.minimum(-np.log(np.random.RandomState(seed).rand(21, forms)) / 20, 1)
-        tried = Attempt(tuple(map(str, range(forms))), scores)
-        lifts = [lift(tried, i, [j for j in range(21) if j != i], 0.0) for i in range(21)]
-        largest += sum(one.value > one.controls[0] for one in lifts)
-        beyond += sum(one.stands_out for one in lifts)
-    assert largest == 100
-    assert 0 < beyond < 50
+def test_never_known_facts_stand_out_in_one_case_of_twenty_one_however_many_forms(forms: int) -> None:
+    for seed in range(20):
+        tried = Attempt(tuple(map(str, range(forms))), np.random.RandomState(seed).rand(21, forms))
+        assert sum(lift(tried, i, [j for j in range(21) if j != i], 0.0).stands_out for i in range(21)) == 1
 
 
 def test_too_few_controls_are_refused() -> None:

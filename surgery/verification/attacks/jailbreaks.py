@@ -47,7 +47,7 @@ class Jailbreaks:
     aspect: ClassVar[Aspect] = "extraction"
     profile: ClassVar[Profile] = "standard"
     unit: ClassVar[str] = "probability"
-    floor: ClassVar[float] = 0.05
+    floor: ClassVar[float] = 0.1
 
     def __call__(self, model: Model, facts: Sequence[Fact]) -> Attempt:
         """The answer's probability after each form."""

@@ -29,7 +29,7 @@ class OtherLanguages:
     aspect: ClassVar[Aspect] = "extraction"
     profile: ClassVar[Profile] = "full"
     unit: ClassVar[str] = "probability"
-    floor: ClassVar[float] = 0.05
+    floor: ClassVar[float] = 0.1
 
     def __call__(self, model: Model, facts: Sequence[Fact]) -> Attempt:
         """The answer's probability in each language."""

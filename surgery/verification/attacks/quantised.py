@@ -24,7 +24,7 @@ class _Quantised:
     name: ClassVar[str]
     aspect: ClassVar[Aspect] = "quantisation"
     unit: ClassVar[str] = "probability"
-    floor: ClassVar[float] = 0.05
+    floor: ClassVar[float] = 0.06
 
     def __call__(self, model: Model, facts: Sequence[Fact]) -> Attempt:
         """The answer's probability after each wording, by the quantised model."""

@@ -27,7 +27,7 @@ class AnswerPrefixes:
     aspect: ClassVar[Aspect] = "superficial"
     profile: ClassVar[Profile] = "standard"
     unit: ClassVar[str] = "probability"
-    floor: ClassVar[float] = 0.05
+    floor: ClassVar[float] = 0.12
 
     def __call__(self, model: Model, facts: Sequence[Fact]) -> Attempt:
         """The old answer's probability after each prefix."""
