@@ -5,8 +5,9 @@ and writes a figure of the shares of facts that withstand each attack; holds no 
 kept in the folder, so a run that was stopped goes on, and `--part 1/2` does every second fact for a second process:
 `python benchmarks/league.py --facts 30 --out league`.
 
-`--never-known 50` instead counts false alarms: facts about invented people, which no model can know, asked of the
-unedited model. By chance one attack's largest lift is the fact's in one case of 21.
+`--never-known 50` instead counts false alarms on facts that no model can know, asked of the unedited model: 60 about
+invented people, and then invented subjects in the place of known ones. By chance one attack's largest lift is the
+fact's in one case of 21.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from surgery.shipped import invented_facts
 from surgery.store import kept
 from surgery.verification import Baseline
 from surgery.verification.attacks import ATTACKS, attacks_named
+from surgery.verification.controls import never_known
 
 METHODS: dict[str, edits.Method | None] = {
     "no edit": None,
@@ -164,14 +166,16 @@ def main() -> None:
     part, parts = (int(one) for one in given.part.split("/"))
 
     def row(method: edits.Method | None, fact: Fact) -> dict[str, Any]:
-        key = f"league 2 {model.fingerprint} {chosen} {method} {fact}"
+        key = f"league 3 {model.fingerprint} {chosen} {method} {fact}"
         compute = functools.partial(judged, model, baseline, method, fact, chosen)
         return dict(kept(given.out, key, compute))
 
-    if given.never_known:
-        false_alarms(console, [row(None, fact) for fact in invented_facts()[: given.never_known][part::parts]], attacks)
-        return
     known = [fact.replace(new_target=None) for fact in edits.sample_facts(model, given.facts, seed=given.seed)]
+    if given.never_known:
+        others = [never_known(model, fact, 24)[20 + i % 4] for i, fact in enumerate(known)]
+        unknown = [*invented_facts(), *others][: given.never_known]
+        false_alarms(console, [row(None, fact) for fact in unknown[part::parts]], attacks)
+        return
     league: dict[str, list[dict[str, Any]]] = {name: [] for name in given.methods.split(";")}
     for fact in known[part::parts]:
         for name, rows in league.items():
