@@ -31,6 +31,7 @@ from surgery import Fact, Model, load, verify
 from surgery.shipped import invented_facts
 from surgery.store import kept
 from surgery.verification import Baseline
+from surgery.verification.attack import Attack
 from surgery.verification.attacks import ATTACKS, attacks_named
 from surgery.verification.controls import never_known
 
@@ -182,7 +183,8 @@ def main() -> None:
             rows.append(row(METHODS[name], fact))
         console.print(fact.label, {name: rows[-1]["overall"] for name, rows in league.items()})
     print_league(console, league, attacks)
-    plot_league(league, attacks).figure.savefig(given.out / "league.png", dpi=150)
+    plot_league(league, attacks)
+    plt.savefig(given.out / "league.png", dpi=150)
 
 
 if __name__ == "__main__":
