@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edits.keys import KeyOf, Scope, one_key, read_ends, subject_rows
+from edits.keys import KeyOf, Scope, one_key, read_ends, subject_rows, with_elsewhere
 from edits.limits import Limits, NearCollapse
 from edits.places import WEIGHT, elsewhere_rows, other_rows
 from edits.solve import Solution, Solver, Space
@@ -132,7 +132,12 @@ class Batches:
         keys, states = read_ends(self._model, [row for part in rows for row in part], site, self.sites[-1].layer)
         assert states is not None
         counts, moment = [len(part) for part in rows], self.moment(site)
-        joined = torch.stack([one_key(part, moment) for part in keys.split(counts)])
+        joined = torch.stack(
+            [
+                one_key(with_elsewhere(part[: len(own)], part[len(own) :]), moment)
+                for part, own in zip(keys.split(counts), asked, strict=True)
+            ]
+        )
         means = [part[: len(own)].mean(0) for part, own in zip(states.split(counts), asked, strict=True)]
         return joined, torch.stack(means)
 

@@ -33,6 +33,8 @@ from surgery.site import Site
 from surgery.tokens import ask_fact, by_length, pad
 
 ROWS = 64
+SHORT = 0.25
+"""A subject's key elsewhere that is shorter than so much of its mean length in the prompt is left out."""
 STARTS = ("The", "Therefore", "Because", "I", "You")
 KeyOf = Literal["balanced", "mean"]
 KEYS: tuple[KeyOf, ...] = ("balanced", "mean")
@@ -85,6 +87,17 @@ def one_key(
     gram = gram + slack * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
     weights = torch.linalg.solve(gram, torch.ones(len(gram), dtype=torch.float64))
     return ((weights / weights.sum()) @ k).to(keys)
+
+
+def with_elsewhere(
+    keys: Float[Tensor, "texts d_ff"], elsewhere: Float[Tensor, "more d_ff"]
+) -> Float[Tensor, "kept d_ff"]:
+    """A subject's keys in its prompt's contexts, with those of it elsewhere that are long enough.
+
+    Behind some first tokens a subject is hardly read at all: its key is a tenth as long as any other. One key for that
+    and the rest would be as short, and the change for it enormous.
+    """
+    return torch.cat([keys, elsewhere[elsewhere.norm(dim=1) >= SHORT * keys.norm(dim=1).mean()]])
 
 
 def by_key(facts: Sequence[Fact]) -> list[list[Fact]]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sweeping import CONTEXTS, FAR, SEARCH, Toy
 
 from edits import ClosedForm, Emmet, Mass, RankOne, Statistics
-from edits.keys import one_key
+from edits.keys import one_key, with_elsewhere
 from edits.moment import SecondMoment
 from surgery import Fact, Model, Site
 from surgery.hooks import Trace, hidden
@@ -38,6 +38,14 @@ def test_all_contexts_respond_to_a_balanced_key_alike(seed: int, contexts: int) 
     torch.testing.assert_close(responses, torch.ones(contexts, dtype=torch.float64), rtol=1e-4, atol=1e-4)
     mean = keys.mean(0)
     assert float(key.double() @ white) <= float(mean.double() @ moment.solve(mean)) * (1 + 1e-6)
+
+
+def test_a_subject_that_is_hardly_read_elsewhere_is_left_out_there() -> None:
+    keys = torch.tensor([[3.0, 0.0], [0.0, 5.0]])  # 4 long on average
+    elsewhere = torch.tensor([[0.0, -1.01], [0.99, 0.0], [-6.0, 0.0]])
+    kept = with_elsewhere(keys, elsewhere)
+    torch.testing.assert_close(kept, torch.cat([keys, elsewhere[[0, 2]]]))
+    torch.testing.assert_close(with_elsewhere(keys, elsewhere[:0]), keys)
 
 
 def test_the_plain_mean_can_leave_a_context_out() -> None:
