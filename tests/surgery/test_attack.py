@@ -138,6 +138,9 @@ def test_these_attacks_find_what_a_model_knows(name: str, toy: Toy) -> None:
     unknown = [fact.replace(subject=f"They {fact.subject.split()[1]}", paraphrases=()) for fact in facts[:6]]
     lost = attacked(model, None, unknown, [ATTACKS[name]()], strangers)
     assert [one.outcome for one in lost.findings].count("succeeds") <= 1
+    # merely asked for, without an edit
+    assert [one.stands_out for one in battery.asked.values()].count(True) >= 5
+    assert list(battery.asked) == list(range(6))
 
 
 @dataclass(frozen=True, kw_only=True)

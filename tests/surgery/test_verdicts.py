@@ -8,6 +8,7 @@ import pytest
 
 from surgery import Thresholds
 from surgery.verification import Drift, Probe, Rating
+from surgery.verification.attack import Lift
 from surgery.verification.probes import Measured
 from surgery.verification.verdicts import Row, Verdict, exit_code, judge, judge_drift
 
@@ -65,6 +66,25 @@ def test_removed(now: tuple[Rating, ...], options: dict[str, Any], outcome: str,
     verdict = removed(*now, **options)
     assert verdict["removed"].outcome == outcome
     assert code(verdict) == expected
+
+
+@pytest.mark.parametrize(
+    ("now", "lift", "outcome", "expected"),
+    [
+        (Rating(0.03, 4), 0.02, "inconclusive", 13),  # a guess: so many have it of anybody
+        (Rating(0.03, 4), 0.3, "fails", 10),
+        (GONE, 0.02, "holds", 0),
+        (GONE, 0.3, "holds", 0),
+    ],
+)
+def test_a_checkpoint_that_only_guesses_is_not_convicted(now: Rating, lift: float, outcome: str, expected: int) -> None:
+    told = Lift(lift, 0.1, (0.05,) * 20, "prompt", 0.3, 0.0)
+    rows = [row("prompt", None, now), row("paraphrase", None, GONE)]
+    verdict = judge("it", rows, "removed", LINES, (), told)
+    assert verdict["removed"].outcome == outcome
+    assert code(verdict, None) == expected
+    if outcome == "inconclusive":
+        assert "no likelier than of subjects nobody knows: lift +0.020, line +0.100" in verdict["removed"].evidence
 
 
 @pytest.mark.parametrize(
