@@ -170,8 +170,9 @@ def test_a_model_is_judged_as_it_is_without_an_edit(toy: Toy, unchanged: Callabl
     planted = facts[0].replace(target=facts[1].target, new_target=facts[0].target)
     as_rewritten = verify(model, None, planted)
     assert (as_rewritten.claim, as_rewritten.exit_code) == ("rewritten", 0)
-    # of eight towns the wrong one is still among the likeliest ten
-    assert verify(model, None, planted, claim="removed").exit_code == 10
+    # of eight towns the wrong one is still among the likeliest ten: by the lines alone; beside controls it is a guess
+    assert verify(model, None, planted, claim="removed", attacks=()).exit_code == 10
+    assert verify(model, None, planted, claim="removed").exit_code == 13
     lines = Thresholds(removed_rank=1, removed_probability=0.1)
     assert verify(model, None, planted, claim="removed", thresholds=lines, attacks=()).exit_code == 0
 
