@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edits.keys import KeyOf, Scope, one_key, read_ends, subject_rows, with_elsewhere
+from edits.keys import KeyOf, Scope, one_key, read_ends, read_subjects, subject_rows
 from edits.limits import Limits, NearCollapse
 from edits.places import WEIGHT, elsewhere_rows, other_rows
 from edits.solve import Solution, Solver, Space
@@ -128,18 +128,12 @@ class Batches:
         if len(self.sites) == 1:
             return torch.stack([value.key for value in values]), None
         asked = [subject_rows(self._model, value.facts, value.contexts) for value in values]
-        rows = [[*part, *self._elsewhere(value)] for part, value in zip(asked, values, strict=True)]
-        keys, states = read_ends(self._model, [row for part in rows for row in part], site, self.sites[-1].layer)
+        more = [self._elsewhere(value) for value in values]
+        keys, states = read_subjects(self._model, asked, more, site, self.sites[-1].layer)
         assert states is not None
-        counts, moment = [len(part) for part in rows], self.moment(site)
-        joined = torch.stack(
-            [
-                one_key(with_elsewhere(part[: len(own)], part[len(own) :]), moment)
-                for part, own in zip(keys.split(counts), asked, strict=True)
-            ]
-        )
-        means = [part[: len(own)].mean(0) for part, own in zip(states.split(counts), asked, strict=True)]
-        return joined, torch.stack(means)
+        moment = self.moment(site)
+        joined = torch.stack([one_key(part, moment) for part in keys])
+        return joined, torch.stack([part.mean(0) for part in states])
 
     def _elsewhere(self, value: Value) -> list[tuple[int, ...]]:
         if self._scope == "prompt":

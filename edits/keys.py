@@ -100,6 +100,32 @@ def with_elsewhere(
     return torch.cat([keys, elsewhere[elsewhere.norm(dim=1) >= SHORT * keys.norm(dim=1).mean()]])
 
 
+def read_subjects(
+    model: Model,
+    own: Sequence[Sequence[tuple[int, ...]]],
+    elsewhere: Sequence[Sequence[tuple[int, ...]]],
+    site: Site,
+    upto: int | None = None,
+) -> tuple[list[Float[Tensor, "contexts d_ff"]], list[Float[Tensor, "own d_model"]] | None]:
+    """The keys of several subjects, in their prompts' contexts and elsewhere, and their states in the contexts.
+
+    Args:
+        model: who reads.
+        own: token ids of each subject's contexts.
+        elsewhere: of each subject's other texts, none where it is not looked at there.
+        site: the mlp whose keys are wanted.
+        upto: a layer at or above it, whose output is wanted too.
+    """
+    rows = [row for pair in zip(own, elsewhere, strict=True) for part in pair for row in part]
+    sizes = [len(here) + len(there) for here, there in zip(own, elsewhere, strict=True)]
+    keys, states = read_ends(model, rows, site, upto)
+    counts = [len(here) for here in own]
+    joined = [with_elsewhere(part[:n], part[n:]) for part, n in zip(keys.split(sizes), counts, strict=True)]
+    if states is None:
+        return joined, None
+    return joined, [part[:n] for part, n in zip(states.split(sizes), counts, strict=True)]
+
+
 def by_key(facts: Sequence[Fact]) -> list[list[Fact]]:
     """The facts in groups that share a key: those of one subject, or of one prompt where there is no subject.
 

@@ -27,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edits.descent import Adam, Steepest
-from edits.keys import Scope, by_key, one_key, read_ends, with_elsewhere
+from edits.keys import Scope, by_key, one_key, read_subjects
 from edits.objectives import Loss, Objective
 from edits.places import elsewhere_rows
 from edits.reading import FullRuns, Reader, Reading, Replayed, Rows, room_for_tokens
@@ -197,10 +197,7 @@ def _keys(
         [row for fact in rows.facts for row in elsewhere_rows(model, fact, elsewhere)] if elsewhere else []
         for rows in groups
     ]
-    texts = [text for own, rest in zip(ends, more, strict=True) for text in (*own, *rest)]
-    keys, _ = read_ends(model, texts, site)
-    parts = keys.split([len(own) + len(rest) for own, rest in zip(ends, more, strict=True)])
-    return [with_elsewhere(part[: len(own)], part[len(own) :]) for part, own in zip(parts, ends, strict=True)]
+    return read_subjects(model, ends, more, site)[0]
 
 
 def _chunks(groups: Sequence[Rows], model: Model, search: ValueSearch) -> Iterator[list[int]]:
