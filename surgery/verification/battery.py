@@ -20,7 +20,8 @@ from surgery.fact import Fact
 from surgery.model import Model
 from surgery.verification.askable import readable
 from surgery.verification.attack import FEWEST_CONTROLS, Attack, Attempt, Finding, Lift, lift
-from surgery.verification.attacks.wordings import Asking
+from surgery.verification.attacks.paraphrases import Paraphrases
+from surgery.verification.attacks.wordings import WORDINGS, rated
 from surgery.verification.baseline import Baseline, Controls
 from surgery.verification.intervention import Intervention
 
@@ -96,8 +97,8 @@ def attacked(
         for attack, was, now in zip(attacks, before, after, strict=True):
             lifts = None if was is None else lift(was, *place, attack.floor), lift(now, *place, attack.floor)
             findings.append(Finding(i, attack.name, attack.aspect, attack.unit, *lifts))
-    merely = None if edit else base.attempt(Asking(), cases)
-    told = {} if merely is None else {i: lift(merely, *place, Asking.floor) for i, place in places.items()}
+    merely = None if edit else Attempt(WORDINGS, rated(model, cases))
+    told = {} if merely is None else {i: lift(merely, *place, Paraphrases.floor) for i, place in places.items()}
     return Battery(tuple(findings), seconds, tuple(map(len, matched)), told)
 
 

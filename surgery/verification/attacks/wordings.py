@@ -1,14 +1,8 @@
-"""A fact's own prompt and its first paraphrases, asked by attacks that change the model and not the words.
-
-`Asking` asks them of the model as it is. It is no attack of a battery: it tells whether a fact is known at all, where
-there is no model before an edit to look at.
-"""
+"""A fact's own prompt and its first paraphrases, asked by attacks that change the model and not the words."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -16,7 +10,6 @@ from jaxtyping import Float
 from surgery.fact import Fact
 from surgery.model import Model
 from surgery.predict import rate
-from surgery.verification.attack import Aspect, Attempt, Profile
 
 WORDINGS = ("prompt", "paraphrase 1", "paraphrase 2", "paraphrase 3")
 
@@ -36,19 +29,3 @@ def rated(model: Model, facts: Sequence[Fact], *, start: int = 0) -> Float[np.nd
     for (i, j, _), answer in zip(asked, answers, strict=True):
         scores[i, j] = answer.probability
     return scores
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asking:
-    """Ask, no more."""
-
-    name: ClassVar[str] = "asking"
-    about: ClassVar[str] = "the prompt and its paraphrases, beside the same asked of invented subjects"
-    aspect: ClassVar[Aspect] = "extraction"
-    profile: ClassVar[Profile] = "quick"
-    unit: ClassVar[str] = "probability"
-    floor: ClassVar[float] = 0.05
-
-    def __call__(self, model: Model, facts: Sequence[Fact]) -> Attempt:
-        """The answer's probability after each."""
-        return Attempt(WORDINGS, rated(model, facts))
