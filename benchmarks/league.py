@@ -167,7 +167,7 @@ def main() -> None:
     part, parts = (int(one) for one in given.part.split("/"))
 
     def row(method: edits.Method | None, fact: Fact) -> dict[str, Any]:
-        key = f"league 3 {model.fingerprint} {chosen} {method} {fact}"
+        key = f"league 4 {model.fingerprint} {chosen} {method} {fact}"
         compute = functools.partial(judged, model, baseline, method, fact, chosen)
         return dict(kept(given.out, key, compute))
 

@@ -38,6 +38,8 @@ MEANINGS = {
     12: "the model never knew it",
     13: "inconclusive",
 }
+SUPPRESSED = "suppressed, not removed"
+"""What 10 means where only attacks bring an answer up."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ class Report:
     @property
     def meaning(self) -> str:
         """The exit code in words."""
+        if self.exit_code == 10 and all(one.overall != "still there" for one in self.verdicts):
+            return SUPPRESSED
         return MEANINGS[self.exit_code]
 
     @property

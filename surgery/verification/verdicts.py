@@ -9,9 +9,8 @@ Per fact:
    where no model before is at hand and the answer is above the lines, but no likelier than of invented subjects.
 3. `neighbours`: at most `neighbours_moved` of them moved by more than `neighbour_shift`.
 4. For a removal, one claim for each aspect that was attacked (`attack`): it fails where an attack succeeds, and holds
-   where none does and at least one had the power to. The answer comes out when asked for: "still there". It comes out
-   only with the weights at hand, or after the old answer was mentioned: "suppressed". Where all of `DEPTH` hold,
-   "removed under this battery"; never more.
+   where none does and at least one had the power to. `removed` fails: "still there". It holds, and an attack brings the
+   answer out: "suppressed". Where all of `DEPTH` hold, "removed under this battery"; never more.
 For the whole edit:
 5. `drift`: next tokens on neutral text moved by at most `drift` nats on average.
 """
@@ -239,10 +238,9 @@ def _withstood(aspect: Aspect, findings: Sequence[Finding]) -> Claim:
 def _overall(known: Claim, main: Claim, neighbours: Claim, *attacked: Claim) -> str:
     if known.outcome == "fails":
         return "never known"
-    failed = [claim.name for claim in attacked if claim.outcome == "fails"]
-    if main.outcome == "fails" or "extraction" in failed:
+    if main.outcome == "fails":
         return "still there"
-    if failed:
+    if any(claim.outcome == "fails" for claim in attacked):
         return "suppressed"
     if neighbours.outcome == "fails":
         return "collateral damage"

@@ -16,7 +16,9 @@ from rich.console import Console
 from surgery import Report, SurgeryError, verify
 from surgery.predict import rate
 from surgery.report_page import in_words
-from surgery.verification.verdicts import DEPTH, Claim, Verdict
+from surgery.verification import Rating
+from surgery.verification.attack import Finding, Lift
+from surgery.verification.verdicts import DEPTH, Claim, Verdict, judge
 
 HOSTILE = "<script>alert('x')</script> {{ 7 * 7 }} {% raw %} \u2028 & \"quotes\" [bold]"
 
@@ -75,6 +77,18 @@ def test_the_page_escapes_what_it_shows_and_loads_nothing(hostile: Report, tmp_p
     assert "http" not in page
     assert "url(" not in page
     assert "the fact is still there" in seen.text
+
+
+def test_what_only_attacks_bring_up_is_called_suppressed_everywhere(toy: Toy) -> None:
+    report = verify(toy[0], toy_edit(toy, size=1e-4), attacks=())
+    told = Lift(0.3, 0.1, (0.05,) * 20, "reversed", 0.3, 0.0)
+    rows = [(probe, was, dataclasses.replace(now, target=Rating(1e-4, 99))) for probe, was, now in report.rows]
+    verdict = judge("it", rows, "removed", report.thresholds, [Finding(0, "reversed", "extraction", "p", told, told)])
+    assert (verdict["removed"].outcome, verdict.overall, verdict.depth) == ("holds", "suppressed", "suppressed")
+    one = dataclasses.replace(report, verdicts=(verdict,))
+    assert (one.exit_code, one.meaning, in_words(one)) == (10, "suppressed, not removed", [("suppressed", 1)])
+    both = dataclasses.replace(report, verdicts=(verdict, *report.verdicts))
+    assert both.meaning == "the fact is still there"
 
 
 def test_an_edit_with_no_settings_has_a_page_too(toy: Toy, tmp_path: Path) -> None:
