@@ -173,7 +173,7 @@ def main() -> None:
 
     known = [fact.replace(new_target=None) for fact in edits.sample_facts(model, given.facts, seed=given.seed)]
     if given.never_known:
-        others = [never_known(model, fact, 24)[20 + i % 4] for i, fact in enumerate(known)]
+        others = [never_known(model, fact, 23)[20 + i % 3] for i, fact in enumerate(known)]
         unknown = [*invented_facts(), *others][: given.never_known]
         false_alarms(console, [row(None, fact) for fact in unknown[part::parts]], attacks)
         return

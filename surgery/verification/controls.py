@@ -27,7 +27,7 @@ def never_known(model: Model, fact: Fact, count: int = COUNT) -> tuple[Fact, ...
     Args:
         model: the base model, which tells which kind of name suits the fact.
         fact: the fact.
-        count: how many, at most 24.
+        count: how many, at most one fewer than there are invented names of a kind (23).
 
     Raises:
         SurgeryError: more are wanted than there are names.
