@@ -22,7 +22,8 @@ from edits.solve import Solution, Solver, Space
 from edits.spread import Spread, share
 from edits.statistics import SecondMoment, Statistics, find_statistics
 from edits.values import Value
-from surgery.edit import Delta, Undo
+from edits.writing import Writes
+from surgery.edit import Delta
 from surgery.model import Model
 from surgery.site import Site
 
@@ -63,7 +64,7 @@ class Batches:
         self._perplexity = limits.measure(model)
         self._norms = {site.layer: float(model.anatomy.matrix(site).detach().float().norm()) for site in sites}
         self._earlier: dict[int, Float[Tensor, "d_ff m"]] = {}
-        self._undos: list[Undo] = []
+        self._writes = Writes(model)
         self.deltas: dict[int, Delta] = {}
         self.values: list[Value] = []
         self.log: list[dict[str, Any]] = []
@@ -96,7 +97,7 @@ class Batches:
                 self._earlier.get(site.layer),
             )
             delta = Delta(self._model.anatomy.name(site), solution.left, solution.right)
-            self._undos.append(Undo(self._model, (delta,)))
+            self._writes.add(delta)
             before = written.get(site.layer)
             written[site.layer], solutions[site.layer] = delta if before is None else before + delta, solution
         entries = self._entries(values, written, solutions)
@@ -109,8 +110,7 @@ class Batches:
 
     def undo(self) -> None:
         """Put all weights back."""
-        while self._undos:
-            self._undos.pop()()
+        self._writes()
 
     def _space(self, values: Sequence[Value], site: Site) -> Space:
         """What the solver knows of a layer, other subjects in the place of these included."""
@@ -119,7 +119,7 @@ class Batches:
         if self._scope == "prompt" or not rows:
             return space
         keys, _ = read_ends(self._model, rows, site)
-        return self._solver.space(space.moment.plus(keys.cpu(), WEIGHT))
+        return self._solver.beside(space, keys.cpu(), WEIGHT)
 
     def _read(
         self, values: Sequence[Value], site: Site

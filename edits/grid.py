@@ -3,7 +3,8 @@
 Papers name points of this grid; here they are presets of one class (`edits.rank_one`, `edits.mass`, `edits.emmet`,
 `edits.alpha_edit`), and any other point is a matter of its settings.
 
-1. Facts are taken `batch` at a time. Contexts are made up by the model, by a seed (`edits.keys`).
+1. Facts are taken `batch` at a time, those about one subject always together. Contexts are made up by the model, by a
+   seed (`edits.keys`).
 2. Values v* are found at the highest site, on the weights as they are by then (`edits.values`). With `anchor`, each is
    brought to the length that the first ones had, which were found on the model as it came (NAS,
    https://arxiv.org/abs/2602.02543: v* grows with every edit, and the growth is what breaks models).
@@ -26,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from edits.batch import Batches, anchored, mean_norm
-from edits.keys import KEYS, SCOPES, KeyOf, Scope, sample_contexts
+from edits.keys import KEYS, SCOPES, KeyOf, Scope, in_batches, sample_contexts
 from edits.limits import Limits, NearCollapse
 from edits.method import default_objective
 from edits.objectives import Objective
@@ -57,7 +58,8 @@ class ClosedForm:
         scope: where a subject is looked at: "prompt", the facts' own, as published; or "subject", wherever it stands,
             and with others in its place left alone (`edits.places`). None takes "subject" for removals.
         spread: how they share it.
-        batch: facts solved for together; None for all of them at once, 1 for one after the other.
+        batch: facts solved for together; None for all of them at once, 1 for one after the other. Facts that share a
+            key are solved for together, however many: an edit of the second would undo that of the first.
         remember: keys of earlier batches count like ordinary text.
         anchor: bring every value to the mean length of so many facts' values on the model as it came; 0 leaves them.
         limits: where to stop.
@@ -107,14 +109,13 @@ class ClosedForm:
         facts, objective, chosen = self._given(model, facts, sites)
         contexts, run = self._contexts(model), self._run(model, chosen, objective)
         moment = run.moment(chosen[-1])
-        size = self.batch or len(facts)
-        starts = range(0, len(facts), size)
+        batches = in_batches(facts, self.batch)
         try:
-            if self.anchor and size < self.anchor:
+            if self.anchor and len(batches[0]) < self.anchor:
                 pilots = self._values(model, facts[: self.anchor], chosen[-1], objective, contexts, moment)
                 run.pilot = mean_norm(pilots)
-            for start in bar(starts, f"{self.name} edits", show=self.progress and len(starts) > 1):
-                values = self._values(model, facts[start : start + size], chosen[-1], objective, contexts, moment)
+            for batch in bar(batches, f"{self.name} edits", show=self.progress and len(batches) > 1):
+                values = self._values(model, batch, chosen[-1], objective, contexts, moment)
                 run.add(self._anchored(run, values))
         except NearCollapse as error:
             raise self._partial(error, run, objective, contexts, len(facts)) from None

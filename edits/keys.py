@@ -138,6 +138,18 @@ def by_key(facts: Sequence[Fact]) -> list[list[Fact]]:
     return list(groups.values())
 
 
+def in_batches(facts: Sequence[Fact], size: int | None) -> list[list[Fact]]:
+    """The facts in batches of at most `size`, None for all in one; those of one key always in one."""
+    groups = by_key(facts)
+    made = [groups[0]]
+    for group in groups[1:]:
+        if size is None or len(made[-1]) + len(group) <= size:
+            made[-1] = made[-1] + group
+        else:
+            made.append(group)
+    return made
+
+
 def subject_rows(model: Model, facts: Sequence[Fact], contexts: Sequence[str]) -> list[tuple[int, ...]]:
     """Token ids of every fact in every context, up to its subject's last token."""
     rows = []

@@ -10,15 +10,17 @@ All of them are one formula. With a metric M (what a change of the weight costs,
    https://arxiv.org/abs/2210.07229), eq. 14, M = lambda C. With M = lambda C + K_p K_p^T, the sum over earlier edits'
    keys, it is what one batch of all of them would do to the rest.
 3. Null space, a = 1 with keys P K: Fang et al. 2025 (AlphaEdit, https://arxiv.org/abs/2410.02355), eq. 13; P keeps the
-   directions ordinary text hardly uses, M = l I + P K_p K_p^T P.
+   directions ordinary text uses less than others, M = l I + P K_p K_p^T P.
 
 M is a diagonal plus a low rank, so M^-1 K comes from Woodbury's identity in float64, and no d_ff x d_ff matrix is
-built. The change has the rank of the number of keys. Weights (lambda, l, a) are in units of the keys' own size: the
-published absolute ones suit the models they were found on and do nothing, or too much, on others.
+built, save once a layer for the eigenvectors of the null space: 2 s at d_ff 1536, minutes above 10,000. The change has
+the rank of the number of keys. Weights (lambda, l, a) are in units of the keys' own size: the published absolute ones
+suit the models they were found on and do nothing, or too much, on others.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -57,10 +59,13 @@ class Space:
     Attributes:
         moment: C.
         used: orthonormal directions a null-space solver leaves alone; None for the others.
+        others: keys of other subjects a null-space solver weighs besides, in columns, scaled so that their outer
+            products are in units of ordinary text's mean eigenvalue.
     """
 
     moment: SecondMoment
     used: Float[Tensor, "d_ff used"] | None = None
+    others: Float[Tensor, "d_ff m"] | None = None
 
 
 @runtime_checkable
@@ -71,6 +76,10 @@ class Solver(Protocol):
 
     def space(self, moment: SecondMoment) -> Space:
         """What it has to know of a layer."""
+        ...
+
+    def beside(self, space: Space, others: Float[Tensor, "m d_ff"], weight: float) -> Space:
+        """The same with keys of other subjects that weigh so many times as much as ordinary text."""
         ...
 
     def __call__(
@@ -105,6 +114,10 @@ class Constrained:
     def space(self, moment: SecondMoment) -> Space:
         """C."""
         return Space(moment)
+
+    def beside(self, space: Space, others: Float[Tensor, "m d_ff"], weight: float) -> Space:
+        """C + w mean(k_o k_o^T)."""
+        return Space(space.moment.plus(others, weight))
 
     def __call__(
         self,
@@ -150,6 +163,10 @@ class LeastSquares:
         """C."""
         return Space(moment)
 
+    def beside(self, space: Space, others: Float[Tensor, "m d_ff"], weight: float) -> Space:
+        """C + w mean(k_o k_o^T)."""
+        return Space(space.moment.plus(others, weight))
+
     def __call__(
         self,
         keys: Float[Tensor, "d_ff n"],
@@ -167,11 +184,13 @@ class LeastSquares:
 
 @dataclass(frozen=True, kw_only=True)
 class NullSpace:
-    """Only directions that ordinary text hardly uses are changed (AlphaEdit).
+    """Only directions that ordinary text uses less than others are changed (AlphaEdit).
 
     Attributes:
-        threshold: directions of C are kept below this many mean eigenvalues. The published 0.02 is absolute, so it
-            keeps other directions wherever keys are longer or shorter; this one does not.
+        threshold: directions of C may be changed whose eigenvalue is below this many mean eigenvalues. The published
+            0.02 is absolute, so it keeps other directions wherever keys are longer or shorter; this one does not. At 1,
+            on the default model, the directions that may be changed hold 43 to 68 per cent of ordinary keys' energy:
+            it is a null space in name.
         balance: l, in units of the mean |P k|^2; published: 10, absolute.
     """
 
@@ -197,6 +216,11 @@ class NullSpace:
             )
         return Space(moment, used)
 
+    def beside(self, space: Space, others: Float[Tensor, "m d_ff"], weight: float) -> Space:
+        """The same directions, ordinary text's; M = l (I + w mean(P k_o k_o^T P) / c), c the mean eigenvalue of C."""
+        mean = float(space.moment.diagonal.mean() + space.moment.factors.square().sum() / len(space.moment.diagonal))
+        return dataclasses.replace(space, others=(weight / (len(others) * mean)) ** 0.5 * others.T)
+
     def __call__(
         self,
         keys: Float[Tensor, "d_ff n"],
@@ -208,9 +232,13 @@ class NullSpace:
         _, denominators, cosines = _checked(keys, space.moment)
         assert space.used is not None, "a space made by another solver"
         inside = _without(keys.double().cpu(), space.used)
-        scale = torch.full((len(inside),), self.balance * float(inside.square().sum(0).mean()), dtype=torch.float64)
-        before = inside[:, :0] if earlier is None else _without(earlier.double().cpu(), space.used)
-        white = whitened(inside, scale, before)
+        ridge = self.balance * float(inside.square().sum(0).mean())
+        kept = [] if earlier is None else [earlier]
+        if space.others is not None:
+            kept.append(ridge**0.5 * space.others)
+        before = [_without(one.double().cpu(), space.used) for one in kept]
+        scale = torch.full((len(inside),), ridge, dtype=torch.float64)
+        white = whitened(inside, scale, torch.cat([inside[:, :0], *before], 1))
         gram = inside.T @ white
         return _solution(residuals, white, gram + torch.eye(len(gram), dtype=torch.float64), denominators, cosines)
 

@@ -35,9 +35,16 @@ def share(spread: Spread, left: int) -> float:
 
 
 def adds_as_is(model: Model, site: Site) -> bool:
-    """Whether a push at an mlp's output comes out of its block as it was put in."""
+    """Whether a push at an mlp's output comes out of its block as it was put in.
+
+    The push is as large as the state it is added to, so that it is not lost in the rounding of 16 bits.
+    """
     ids, at = probe_ids(model.hf), 3
-    push = torch.linspace(-1, 1, model.anatomy.d_model, device=ids.device)
+    name, above = model.anatomy.name(site), model.anatomy.names("state")[site.layer]
+    with torch.no_grad(), Trace(model.hf, above, stop=True) as trace:
+        model.hf(input_ids=ids, use_cache=False)
+    size = float(hidden(trace.output, 1)[0, at].abs().max().float().clamp_min(1.0))
+    push = size * torch.linspace(-1, 1, model.anatomy.d_model, device=ids.device)
 
     def pushed(output: Any, name: str) -> Any:
         states = hidden(output, 2).clone()
@@ -46,13 +53,13 @@ def adds_as_is(model: Model, site: Site) -> bool:
 
     with (
         torch.no_grad(),
-        Trace(model.hf, model.anatomy.name(site), retain_output=False, edit_output=pushed),
-        Trace(model.hf, model.anatomy.names("state")[site.layer], stop=True) as trace,
+        Trace(model.hf, name, retain_output=False, edit_output=pushed),
+        Trace(model.hf, above, stop=True) as trace,
     ):
         model.hf(input_ids=ids.expand(2, -1), use_cache=False)
     states = hidden(trace.output, 2)[:, at].float()
-    rounding = torch.finfo(model.dtype).eps * float(states.abs().max())
-    return bool(((states[1] - states[0]) - push).abs().max() < 1e-3 + 4 * rounding)
+    rounding = torch.finfo(model.dtype).eps
+    return bool(((states[1] - states[0]) - push).abs().max() < (1e-3 + 4 * rounding) * size)
 
 
 def check_spread(model: Model, sites: list[Site]) -> None:

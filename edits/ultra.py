@@ -30,7 +30,8 @@ from torch import Tensor
 from edits.method import register
 from edits.recommended import checked_sites
 from edits.training import Lesson, Trained, lessons_of, losses, together
-from surgery.edit import Delta, Edit, Undo
+from edits.writing import Writes
+from surgery.edit import Delta, Edit
 from surgery.errors import SurgeryError
 from surgery.fact import Fact
 from surgery.hooks import TraceDict, frozen, hidden
@@ -197,7 +198,7 @@ class UltraEdit(Trained):
         facts = (facts,) if isinstance(facts, Fact) else tuple(facts)
         objective, chosen, base = self.wanted(facts), self.sites(model, sites), model.fingerprint
         seen = {model.anatomy.name(site): Seen() for site in chosen}
-        undos: list[Undo] = []
+        writes = Writes(model)
         deltas: dict[str, Delta] = {}
         log: list[dict[str, Any]] = []
         starts = range(0, len(facts), self.batch)
@@ -214,10 +215,10 @@ class UltraEdit(Trained):
                         deltas[delta.module] = delta if before is None else before + delta
                     log += entries
                     if start != starts[-1]:
-                        undos.append(Undo(model, made))
+                        for delta in made:
+                            writes.add(delta)
         finally:
-            while undos:
-                undos.pop()()
+            writes()
         return self._edit(model, base, facts, objective, chosen, tuple(deltas.values()), log, self.settings())
 
     def sites(self, model: Model, sites: Sequence[Site] | None = None) -> list[Site]:

@@ -32,6 +32,7 @@ from edits import (
     find_values,
     recommended_sites,
 )
+from edits.keys import in_batches
 from edits.recommended import LAYERS, WINDOWS
 from surgery import Fact, Model, Site, SurgeryError, load
 from surgery.hooks import TraceDict, hidden
@@ -164,6 +165,36 @@ def test_facts_of_one_subject_are_all_installed(toy: Toy, statistics: Statistics
         assert (max(ranks) == 1) == all_of_them
 
 
+@pytest.mark.parametrize("method", [RankOne, MassSequence, NormAnchored])
+def test_one_after_the_other_they_still_share_their_key(
+    toy: Toy, statistics: Statistics, method: type[ClosedForm]
+) -> None:
+    model, known = toy
+    own = [fact for fact in known if fact.subject == known[0].subject]
+    other = next(fact for fact in known if fact.subject != known[0].subject)
+    wanted = [next(one.target for one in fact.neighbours if one.target != fact.target) for fact in (*own, other)]
+    new = [fact.replace(new_target=target) for fact, target in zip((*own, other), wanted, strict=True)]
+    given = [new[0], new[-1], *new[1:-1]]
+    site = SITES[{"gpt2": 0, "llama": 1}[model.hf.config.model_type]]
+    search = ValueSearch(steps=60, clamp=8.0)
+    one_by_one = method(statistics=statistics, layers=1, **{**SAME, "search": search})
+    edit = one_by_one(model, given, [site])
+    assert edit.facts == (*new[:-1], new[-1])
+    assert edit.deltas[0].rank == 2
+    with edit.applied(model):
+        ranks = [answer.rank for answer in rate(model, [(fact.prompt, str(fact.new_target)) for fact in new[:-1]])]
+    assert max(ranks) == 1
+
+
+def test_batches_keep_facts_of_one_key_together(toy: Toy) -> None:
+    known = toy[1]
+    own = [fact for fact in known if fact.subject == known[0].subject]
+    others = [fact for fact in known if fact.subject != known[0].subject][:3]
+    assert in_batches([own[0], *others, *own[1:]], 1) == [own, *([one] for one in others)]
+    assert in_batches([*others, *own], 2) == [others[:2], others[2:], own]
+    assert in_batches([*others, *own], None) == [[*others, *own]]
+
+
 def test_anchored_values_have_the_first_ones_mean_length(toy: Toy, facts: list[Fact], statistics: Statistics) -> None:
     model, _ = toy
     method = NormAnchored(statistics=statistics, anchor=2, layers=1, **SAME)
@@ -247,12 +278,28 @@ def test_the_log_tells_of_every_fact(toy: Toy, facts: list[Fact], statistics: St
     assert edit.log[0]["norm_to_pilot"] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("name", ["gemma2", "olmo2"])
-def test_layers_behind_a_norm_do_not_share(name: str, tiny_fact: Fact) -> None:
-    model = load((tiny_model(name), tiny_tokenizer()))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", "olmo2"])
+def test_layers_behind_a_norm_do_not_share(name: str, dtype: torch.dtype, tiny_fact: Fact) -> None:
+    hf = tiny_model(name)
+    hf.get_input_embeddings().weight.data *= 10  # states so large that a small push would be lost in their rounding
+    model = load((hf.to(dtype), tiny_tokenizer()))
     assert len(recommended_sites(model, 3)) == 1
     with pytest.raises(SurgeryError, match=r"goes through a norm first in .*, so layers cannot share a change"):
         Mass(progress=False)(model, tiny_fact, SITES)
+
+
+def test_layers_that_share_are_found_in_16_bits_too() -> None:
+    hf = tiny_model("llama")
+    hf.get_input_embeddings().weight.data *= 10
+    assert len(recommended_sites(load((hf.to(torch.bfloat16), tiny_tokenizer())), 3)) == 3
+
+
+@pytest.mark.parametrize(("count", "wanted"), [(1, [5]), (3, [4, 5, 6]), (5, [4, 5, 6, 7, 8]), (6, [1, 2, 3, 4, 5, 6])])
+def test_as_many_layers_are_recommended_as_are_asked_for(count: int, wanted: list[int]) -> None:
+    """On a depth with a published window of five, 4 to 8."""
+    model = load((tiny_model("llama", num_hidden_layers=32), tiny_tokenizer()))
+    assert [one.layer for one in recommended_sites(model, count)] == wanted
 
 
 def test_sites_that_make_no_sense_are_refused(gpt2: Model) -> None:

@@ -103,6 +103,27 @@ def test_alphaedit(drawn: Drawn, sequence: bool) -> None:
 
 
 @pytest.mark.parametrize("solver", SCALE_FREE, ids=str)
+def test_others_weigh_like_so_much_ordinary_text(drawn: Drawn, solver: Solver) -> None:
+    """C + w mean(k_o k_o^T); in the null space C is its mean eigenvalue, and which space it is they do not decide."""
+    others = 3.0 * drawn.earlier.T
+    space = solver.beside(solver.space(drawn.moment), others, 5.0)
+    found = change(solver(drawn.keys, drawn.residuals, space))
+    assert (found @ others.double().T).norm() < 0.7 * (solved(solver, drawn) @ others.double().T).norm()
+    if not isinstance(solver, NullSpace):
+        wider = SecondMoment(drawn.moment.diagonal, torch.cat([drawn.moment.factors, (5 / 7) ** 0.5 * others.T], 1))
+        assert_agree(found, change(solver(drawn.keys, drawn.residuals, solver.space(wider))))
+        return
+    k, c, o = drawn.keys.double(), drawn.moment.dense(), others.double()
+    values, vectors = torch.linalg.eigh(c)
+    kept = vectors[:, values < values.mean()]
+    p = kept @ kept.T
+    level = 0.02 * float((p @ k).square().sum(0).mean())
+    metric = torch.eye(D_FF, dtype=torch.float64) + 5 / 7 * p @ o.T @ o @ p / (c.trace() / D_FF)
+    wanted = drawn.residuals.double() @ k.T @ p @ torch.linalg.inv(level * metric + p @ k @ k.T @ p)
+    assert_agree(found, wanted)
+
+
+@pytest.mark.parametrize("solver", SCALE_FREE, ids=str)
 def test_units_do_not_matter(drawn: Drawn, solver: Solver) -> None:
     """Keys ten times as long, C with them: the same values, so a change ten times smaller."""
     longer = Drawn(
