@@ -37,6 +37,7 @@ class Batches:
         deltas: of everything written, by layer.
         values: of everything written.
         log: an entry a fact.
+        read: what the key statistics of each layer were fitted on.
         pilot: mean |v*| of the first values, 0 before there are any.
     """
 
@@ -58,9 +59,11 @@ class Batches:
         self._remember, self._limits = remember, limits
         self.base, self.dtype = model.fingerprint, model.dtype
         self._spaces = {}
+        self.read: dict[str, str] = {}
         for site in sites:
             own = statistics or find_statistics(model, site.layer, self.base)
             self._spaces[site.layer] = solver.space(own.of(model, site.layer, self.base))
+            self.read[site.name] = f"{own.corpus}, {own.tokens} tokens"
         self._perplexity = limits.measure(model)
         self._norms = {site.layer: float(model.anatomy.matrix(site).detach().float().norm()) for site in sites}
         self._earlier: dict[int, Float[Tensor, "d_ff m"]] = {}

@@ -30,7 +30,7 @@ from edits.batch import Batches, anchored, mean_norm
 from edits.keys import KEYS, SCOPES, KeyOf, Scope, in_batches, sample_contexts
 from edits.limits import Limits, NearCollapse
 from edits.method import default_objective
-from edits.objectives import Objective
+from edits.objectives import Objective, described
 from edits.recommended import checked_sites, recommended_sites
 from edits.solve import LeastSquares, Solver
 from edits.spread import SPREADS, Spread, check_spread
@@ -258,7 +258,8 @@ class ClosedForm:
     def _edit(self, run: Batches, objective: Objective, contexts: Sequence[str]) -> Edit:
         settings = {
             "sites": [site.name for site in run.sites],
-            "objective": objective.name,
+            **described(objective),
+            "statistics": run.read,
             "scope": self._scope(objective),
             "contexts": list(contexts),
             "dtype": str(run.dtype),

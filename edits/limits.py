@@ -9,16 +9,18 @@ https://arxiv.org/abs/2602.02543). So after every batch of facts three numbers a
 3. the perplexity of neutral text against that of the model as it came.
 
 The batch that would pass a limit is not part of the edit, and the user is told so by an error that holds the edit of
-all facts before it.
+all facts before it. Methods that know no values and no batches (training, neurons) are held to the first and the third
+number once, at their end.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from surgery.edit import Edit
+from surgery.edit import Edit, Undo, weight_of
 from surgery.errors import SurgeryError
 from surgery.model import Model
 from surgery.shipped import neutral_texts
@@ -77,3 +79,24 @@ class Limits:
             if math.isnan(number) or number > limit:
                 return f"{words.format(number)} (limit {limit})"
         return None
+
+
+def within(model: Model, edit: Edit, limits: Limits) -> Edit:
+    """An edit, if it passes no limit, with what it does to weights and neutral text in every entry of its log.
+
+    Raises:
+        NearCollapse: it passes one.
+    """
+    sizes = [float(weight_of(model, delta).detach().float().norm()) for delta in edit.deltas]
+    change = max(delta.norm / size for delta, size in zip(edit.deltas, sizes, strict=True))
+    before = limits.measure(model)
+    undo = Undo(model, edit.deltas)
+    try:
+        ratio = limits.measure(model) / before
+    finally:
+        undo()
+    if (passed := limits.passed(change, 0.0, ratio)) is not None:
+        told = f"{passed}; edit fewer facts, or raise the limit if you mean it"
+        raise NearCollapse(f"after 0 of {len(edit.facts)} facts {told}", None, 0)
+    numbers = {"total_change": change, "perplexity_ratio": ratio}
+    return dataclasses.replace(edit, log=tuple({**one, **numbers} for one in edit.log))

@@ -30,8 +30,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from edits.limits import Limits, within
 from edits.method import default_objective, register
-from edits.objectives import Objective, Replace, Suppress
+from edits.objectives import Objective, Replace, Suppress, described
 from edits.recommended import checked_sites
 from locate import GradientActivation
 from locate.neurons.activations import activations
@@ -56,6 +57,7 @@ class _NeuronEdit(ABC):
         objective: what the model should say; None for what the method can do.
         count: neurons written to, a fact, where the attribution does not choose itself.
         attribution: how they are found.
+        limits: how far the model may be moved.
         progress: show a bar where somebody is looking.
     """
 
@@ -64,6 +66,7 @@ class _NeuronEdit(ABC):
     objective: Objective | None = None
     count: int = 5
     attribution: Attributing = field(default_factory=GradientActivation)
+    limits: Limits = field(default_factory=Limits)
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -86,7 +89,7 @@ class _NeuronEdit(ABC):
             log.append({"fact": fact.label, "neurons": [str(one) for one in found]})
         if not written:
             raise SurgeryError(f"{self.attribution} finds no neurons of these facts in the layers given; try others")
-        return Edit(
+        edit = Edit(
             deltas=_deltas(model, written),
             base=base,
             method=self.name,
@@ -94,7 +97,7 @@ class _NeuronEdit(ABC):
             facts=facts,
             settings={
                 "sites": [site.name for site in chosen],
-                "objective": objective.name,
+                **described(objective),
                 "dtype": str(model.dtype),
                 "count": self.count,
                 "attribution": str(self.attribution),
@@ -103,6 +106,7 @@ class _NeuronEdit(ABC):
             log=tuple(log),
             prompts=tuple(dict.fromkeys(fact.prompt for fact in facts)),
         )
+        return within(model, edit, self.limits)
 
     def sites(self, model: Model, sites: Sequence[Site] | None = None) -> list[Site]:
         """The mlps whose neurons may be written to, ascending: those given, or all.
@@ -128,6 +132,11 @@ class _NeuronEdit(ABC):
             raise SurgeryError(
                 f"{self.name} as it is set serves the objective {served.name!r}, not {objective.name!r}; give it facts "
                 f"that are to be {served.claim}, or take another method"
+            )
+        if objective != served:
+            raise SurgeryError(
+                f"{self.name} knows no settings of an objective; give it {type(served).__name__}() as it comes, not "
+                f"{objective}"
             )
         for fact in facts:
             objective.continuation(fact)

@@ -240,6 +240,15 @@ def objective_named(name: str, **settings: Any) -> Objective:
     return made(**settings)
 
 
+def described(objective: Objective) -> dict[str, Any]:
+    """An objective's name and settings as JSON values, under the names that edits keep them by."""
+    found = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in dataclasses.asdict(objective).items()  # type: ignore[call-overload]  # they are dataclasses
+    }
+    return {"objective": objective.name, "objective_settings": found}
+
+
 def _of_answer(
     log_probs: Float[Tensor, "contexts answer vocab"], ids: Int[Tensor, "contexts answer"]
 ) -> Float[Tensor, " contexts"]:

@@ -29,7 +29,7 @@ from surgery.packing import packed_products
 from surgery.products import fast_products
 from surgery.replay_rows import RowReplay
 from surgery.site import Site
-from surgery.tokens import Batch, align, ask_fact, encode, pad
+from surgery.tokens import Batch, align, ask_fact, encode, in_context, pad
 
 CPU_TOKENS = 1536
 """More tokens at once make products no faster on a processor, and take memory."""
@@ -71,7 +71,7 @@ class Rows:
             self.subject += [span.last for _, span in asked]
             self.picked += [[question.answer_start - 1 + i for i in range(count)] for question, _ in asked]
             self.answers.append(torch.tensor([question.answer_ids for question, _ in asked], device=model.device))
-            prompts += [context.replace(SLOT, fact.prompt) for context in contexts]
+            prompts += [in_context(model.tokenizer, fact.prompt, context) for context in contexts]
         self.essence = bool(self.facts[0].subject)
         if self.essence:
             about = encode(model.tokenizer, essence.replace(SLOT, self.facts[0].subject))

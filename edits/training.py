@@ -12,15 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from edits.limits import Limits, within
 from edits.method import default_objective
-from edits.objectives import Loss, Objective
+from edits.objectives import Loss, Objective, described
 from edits.reading import room_for_tokens
 from surgery.edit import Delta, Edit
 from surgery.errors import SurgeryError
@@ -29,7 +30,7 @@ from surgery.model import Model
 from surgery.predict import answer_logits
 from surgery.progress import counter
 from surgery.site import Site
-from surgery.tokens import Question, ask_fact
+from surgery.tokens import Question, ask_fact, in_context
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +57,7 @@ class Trained:
     Attributes:
         objective: what the model should say; None replaces where the facts name a new answer, else removes neutrally.
         contexts: texts that end with `{}` to read prompts in.
+        limits: how far the model may be moved.
         progress: show a bar where somebody is looking.
     """
 
@@ -63,6 +65,7 @@ class Trained:
     uses_statistics: ClassVar[bool] = False
     objective: Objective | None = None
     contexts: tuple[str, ...] = (SLOT,)
+    limits: Limits = field(default_factory=Limits)
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -95,7 +98,7 @@ class Trained:
         log: Sequence[Mapping[str, Any]],
         settings: Mapping[str, Any],
     ) -> Edit:
-        return Edit(
+        edit = Edit(
             deltas=tuple(deltas),
             base=base,
             method=self.name,
@@ -103,14 +106,19 @@ class Trained:
             facts=tuple(facts),
             settings={
                 "sites": [site.name for site in sites],
-                "objective": objective.name,
+                **described(objective),
                 "contexts": list(self.contexts),
                 "dtype": str(model.dtype),
                 **settings,
             },
             log=tuple({"fact": fact.label, **entry} for fact, entry in zip(facts, log, strict=True)),
-            prompts=tuple(dict.fromkeys(text.replace(SLOT, fact.prompt) for fact in facts for text in self.contexts)),
+            prompts=tuple(
+                dict.fromkeys(
+                    in_context(model.tokenizer, fact.prompt, text) for fact in facts for text in self.contexts
+                )
+            ),
         )
+        return within(model, edit, self.limits)
 
 
 def lessons_of(model: Model, facts: Sequence[Fact], objective: Objective, contexts: Sequence[str]) -> list[Lesson]:

@@ -154,18 +154,50 @@ def ask_fact(tokenizer: PreTrainedTokenizerBase, fact: Fact, target: str, contex
     Of a fact without a subject, the prompt's last token stands for it.
 
     Raises:
-        FactError: the context does not end with its slot.
+        FactError: the context cannot be used with the prompt (`in_context`).
+    """
+    prompt = in_context(tokenizer, fact.prompt, context)
+    question = ask(tokenizer, prompt, target)
+    if not fact.subject:
+        return question, Span(question.answer_start - 1, question.answer_start)
+    start = len(prompt) - len(fact.prompt) + fact.subject_start
+    return question, question.span(start, start + len(fact.subject))
+
+
+def in_context(tokenizer: PreTrainedTokenizerBase, prompt: str, context: str) -> str:
+    """A prompt within a context such as `"It rained. {}"`; in a chat, the context begins what the user says.
+
+    Raises:
+        FactError: the context does not end with its slot, or the prompt is a chat by another template than the
+            tokenizer's, so that nobody can tell where the user begins.
     """
     before, _, after = context.partition(SLOT)
     if after or SLOT not in context:
         raise FactError(
             "contexts", f"{context!r} does not end with {{}}, where the prompt goes; write 'It rained. {{}}'"
         )
-    question = ask(tokenizer, before + fact.prompt, target)
-    if not fact.subject:
-        return question, Span(question.answer_start - 1, question.answer_start)
-    start = len(before) + fact.subject_start
-    return question, question.span(start, start + len(fact.subject))
+    head = _chat_head(tokenizer, prompt) if before else ""
+    return head + before + prompt[len(head) :]
+
+
+def _chat_head(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    """What stands before the user's first word in a chat; nothing in an ordinary prompt."""
+    special = [token for token in tokenizer.all_special_tokens if str(token) in prompt]
+    if not special:
+        return ""
+    heads = [str(tokenizer.bos_token)] if special == [tokenizer.bos_token] else []
+    if tokenizer.chat_template is not None:
+        said = "what-the-user-says"
+        chat = tokenizer.apply_chat_template([{"role": "user", "content": said}], tokenize=False)
+        heads.insert(0, str(chat).partition(said)[0])
+    for head in heads:
+        if prompt.startswith(head):
+            return head
+    raise FactError(
+        "template",
+        f"{prompt!r} holds the special token {special[0]!r}, but does not begin as the tokenizer's chat template does, "
+        "so contexts cannot be put into it; make it by surgery.as_chat, or give contexts=('{}',)",
+    )
 
 
 def as_chat(tokenizer: PreTrainedTokenizerBase, fact: Fact, *, question: str, opening: str = "") -> Fact:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edits import Neutral, RankOne
-from surgery import Edit, Fact, Model, Neighbour, Report, example_facts, verify
+from surgery import Edit, Fact, Model, Neighbour, Report, as_chat, example_facts, verify
 from surgery.predict import rate
 from surgery.shipped import neutral_texts
 
@@ -47,6 +47,17 @@ def test_the_tower_moves_to_rome(smol: Model, eiffel: Fact, unchanged: Callable[
     for was, now in zip(near_before, near_after, strict=True):
         assert was.rank == 1
         assert abs(now.probability - was.probability) <= 0.05
+
+
+def test_what_an_assistant_says_is_edited(smol: Model, eiffel: Fact) -> None:
+    chat = as_chat(smol.tokenizer, eiffel, question="Where is {}?", opening="It is located in the city of")
+    assert rate(smol, [(chat.prompt, "Paris")])[0].rank == 1
+    edit = RankOne(progress=False)(smol, chat)
+    assert len(edit.prompts) == 6
+    head = chat.prompt.partition("Where is")[0]
+    assert all(text.startswith(head) and text.count("<|im_start|>") == 3 for text in edit.prompts[:5])
+    with edit.applied(smol):
+        assert rate(smol, [(chat.prompt, "Rome")])[0].probability >= 0.95
 
 
 def test_the_tower_is_forgotten_in_every_wording(smol: Model, removal: tuple[Edit, Report]) -> None:

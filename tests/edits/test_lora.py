@@ -11,6 +11,7 @@ import peft.tuners.lora.layer
 import pytest
 import torch
 from answers_by_hand import teacher_forced, weight_gradient
+from sweeping import FAR
 from tiny import tiny_model, tiny_tokenizer
 
 from edits import LoRA
@@ -58,7 +59,7 @@ def test_the_edit_is_what_was_trained(
     intact(tiny)
     unchanged(tiny)
     answer, sites = str(tiny_fact.new_target), [Site("L1.attention"), SITE, Site("L2.mlp")]
-    edit = LoRA(steps=6, rank=3, step=0.05, progress=False)(tiny, tiny_fact, sites)
+    edit = LoRA(steps=6, rank=3, step=0.05, limits=FAR, progress=False)(tiny, tiny_fact, sites)
     assert [delta.module for delta in edit.deltas] == [tiny.anatomy.name(site) for site in sites]
     assert {delta.rank for delta in edit.deltas} == {3}
     before = teacher_forced(tiny, tiny_fact.prompt, answer)

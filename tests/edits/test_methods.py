@@ -15,16 +15,21 @@ from torch import nn
 
 from edits import (
     METHODS,
+    Limits,
     Method,
+    NearCollapse,
     RankOne,
     Replace,
     Statistics,
+    Suppress,
     fit_statistics,
     method_named,
     recommended_site,
     register,
 )
 from surgery import Edit, Fact, Model, Site, SurgeryError, WrongWeights, load
+from surgery.shipped import neutral_texts
+from surgery.verification.drift import perplexity
 
 SITE = Site("L1.mlp")
 NEURONS = ("zero-neurons", "scale-neurons", "replace-neurons")
@@ -206,6 +211,37 @@ def test_facts_that_cannot_be_edited_together_or_at_all_are_refused(
         quick(gpt2_statistics)(gpt2, [], [SITE])
     with pytest.raises(SurgeryError, match=r"no new_target to replace 'Paris'|serves the objective 'suppress', not"):
         quick(gpt2_statistics, objective=Replace())(gpt2, [tiny_fact, gone], [SITE])
+    method = quick(gpt2_statistics)
+    if method.name != "zero-neurons":
+        both = [tiny_fact, tiny_fact.replace(new_target="Oslo")]
+        with pytest.raises(SurgeryError, match=r"cannot be answered by both '.*' and 'Oslo'; leave one of them away"):
+            method(gpt2, both, [SITE])
+
+
+def test_an_edit_tells_what_made_it_and_what_it_does(
+    gpt2: Model, gpt2_statistics: Statistics, quick: Quick, tiny_fact: Fact
+) -> None:
+    method = quick(gpt2_statistics)
+    edit = method(gpt2, able(method, tiny_fact), [SITE])
+    wanted = Suppress() if method.name == "zero-neurons" else Replace()
+    assert edit.settings["objective"] == wanted.name
+    assert set(edit.settings["objective_settings"]) == {one.name for one in dataclasses.fields(wanted)}
+    size = float(gpt2.anatomy.matrix(SITE).norm())
+    before = perplexity(gpt2, neutral_texts()[:6])
+    with edit.applied(gpt2):
+        after = perplexity(gpt2, neutral_texts()[:6])
+    assert edit.log[0]["total_change"] == pytest.approx(edit.deltas[0].norm / size, rel=1e-4)
+    assert edit.log[0]["perplexity_ratio"] == pytest.approx(after / before, rel=1e-4)
+
+
+def test_every_method_stops_before_a_limit(
+    gpt2: Model, gpt2_statistics: Statistics, quick: Quick, tiny_fact: Fact, unchanged: Callable[[Model], None]
+) -> None:
+    unchanged(gpt2)
+    for limit, told in (("relative_change", "the weights would have changed"), ("perplexity", "the perplexity of")):
+        method = quick(gpt2_statistics, limits=Limits(**{limit: 1e-9}))
+        with pytest.raises(NearCollapse, match=f"after 0 of 1 facts {told}"):
+            method(gpt2, able(method, tiny_fact), [SITE])
 
 
 def test_statistics_of_other_weights_are_refused(gpt2_statistics: Statistics, quick: Quick, tiny_fact: Fact) -> None:

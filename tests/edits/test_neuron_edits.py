@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from answers_by_hand import activation, answer_ids
+from sweeping import FAR
 
 from edits import MaximumEntropy, Method, ReplaceNeurons, ScaleNeurons, Suppress, ZeroNeurons
 from locate import GradientActivation, zeroed
@@ -86,7 +87,7 @@ def test_the_new_answer_is_written_with_the_activations_sign(
     by_name: Callable[[str], Model], name: str, tiny_fact: Fact
 ) -> None:
     model = by_name(name)
-    edit = ReplaceNeurons(attribution=Given(), old=1.0, new=8.0, progress=False)(model, tiny_fact)
+    edit = ReplaceNeurons(attribution=Given(), old=1.0, new=8.0, limits=FAR, progress=False)(model, tiny_fact)
     head = model.hf.get_output_embeddings().weight.double()
     old, new = (head[answer_ids(model, tiny_fact.prompt, text)[0]] for text in ("Paris", str(tiny_fact.new_target)))
     found, signs = columns(edit, model), set()
@@ -142,6 +143,11 @@ def test_an_answer_goes_with_its_neurons(toy: tuple[Model, list[Fact]], unchange
         (ScaleNeurons(), True, "scale-neurons as it is set serves the objective 'replace', not 'neutral'"),
         (ScaleNeurons(factor=0.5), False, "scale-neurons as it is set serves the objective 'suppress', not 'replace'"),
         (ReplaceNeurons(objective=Suppress()), True, "replace-neurons as it is set serves the objective 'replace'"),
+        (
+            ZeroNeurons(objective=Suppress(weight=3.0)),
+            True,
+            r"knows no settings of an objective; give it Suppress\(\) as",
+        ),
     ],
     ids=lambda one: one.name if isinstance(one, Method) else "",
 )

@@ -12,7 +12,7 @@ from tiny import BOS_ID, tiny_tokenizer
 from toy import trained_toy
 from transformers import PreTrainedTokenizerFast
 
-from surgery import Fact, FactError, Span, SurgeryError
+from surgery import Fact, FactError, Span, SurgeryError, as_chat
 from surgery.tokens import ask, ask_fact, encode, find_subject, pad
 
 # GPT-2's way to write bytes: printable ones as themselves, the others from character 256 on
@@ -229,3 +229,40 @@ def test_rows_are_padded_on_the_side_asked_for(side: Any, ids: Any, starts: Any,
     assert batch.columns([2, 0]).tolist() == columns
     picked = batch.ids[torch.arange(2), batch.columns([1, 0])]
     assert picked.tolist() == [6, 8]
+
+
+LLAMA_2 = "{{ bos_token }}[INST] {{ messages[0]['content'] }} [/INST]"
+
+
+def test_a_context_begins_what_the_user_says() -> None:
+    tokenizer = tiny_tokenizer(bos=True)
+    tokenizer.chat_template = LLAMA_2
+    fact = Fact(subject="Paris", template="{} is in", target="France")
+    chat = as_chat(tokenizer, fact, question="Where is {}?", opening=" It is in")
+    question, span = ask_fact(tokenizer, chat, chat.target, "It rained. {}")
+    assert question.text == f"{tokenizer.bos_token}[INST] It rained. Where is Paris? [/INST] It is in France"
+    assert "Paris" in question.text[question.offsets[span.start][0] : question.offsets[span.last][1]]
+    assert question.ids.count(tokenizer.bos_token_id) == 1
+    assert ask_fact(tokenizer, chat, chat.target)[0].text == chat.prompt + " France"
+    plain = ask_fact(tokenizer, fact, fact.target, "It rained. {}")[0]
+    assert plain.text == "It rained. Paris is in France"
+    assert plain.ids.count(tokenizer.bos_token_id) == 1
+
+
+@pytest.mark.parametrize("template", [None, LLAMA_2])
+def test_a_context_comes_after_a_written_bos(template: str | None) -> None:
+    tokenizer = tiny_tokenizer(bos=True)
+    tokenizer.chat_template = template
+    fact = Fact(subject="Paris", template=str(tokenizer.bos_token) + "{} is in", target="France")
+    asked = ask_fact(tokenizer, fact, fact.target, "It rained. {}")[0]
+    assert asked.text == f"{tokenizer.bos_token}It rained. Paris is in France"
+    assert asked.ids.count(tokenizer.bos_token_id) == 1
+
+
+def test_a_chat_of_another_template_takes_no_context() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = LLAMA_2
+    fact = Fact(subject="Paris", template=f"user: {{}} is in{tokenizer.eos_token}", target="France")
+    ask_fact(tokenizer, fact, fact.target)
+    with pytest.raises(FactError, match=r"does not begin as the tokenizer's chat template does, so contexts cannot be"):
+        ask_fact(tokenizer, fact, fact.target, "It rained. {}")
