@@ -55,8 +55,9 @@ class ValueSearch:
         rule: "steepest" finds shorter shifts, which move less of what is near; "adam" is the published one.
         clamp: most |delta| may be, in units of |v|.
         kl: weight of keeping the essence prompt's next token.
-        decay: weight of |delta|^2 / |v|^2.
+        decay: weight of |delta|^2 / |v|^2; published: 0.5, which a search that stops early does not need.
         stop: end early once the objective's own loss is below this; the other two terms would hide that it is reached.
+            Published: once the sum of all three is below 0.05.
         essence: a prompt that asks what the subject is.
         method: "fast" replays only what the shift can change; "plain" runs the whole model at each step, as published.
             Their numbers are the same to rounding.
