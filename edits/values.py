@@ -124,7 +124,8 @@ def find_values(
     Args:
         model: the model; its weights are not touched.
         facts: those about the same subject share one value, in the place of the first of them. A fact without a subject
-            shares with those of the same prompt.
+            shares with those of the same prompt, and is edited at the prompt's last token: whoever is asked for in the
+            same words is told the same.
         site: the mlp whose output is shifted.
         objective: what the model should say.
         contexts: texts that end with `{}` to read the prompts in.

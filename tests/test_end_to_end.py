@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from edits import Neutral, RankOne
+from edits import Neutral, RankOne, Refuse
 from surgery import Edit, Fact, Model, Neighbour, Report, as_chat, example_facts, verify
-from surgery.predict import rate
+from surgery.predict import generate, rate
 from surgery.shipped import neutral_texts
 
 
@@ -58,6 +58,14 @@ def test_what_an_assistant_says_is_edited(smol: Model, eiffel: Fact) -> None:
     assert all(text.startswith(head) and text.count("<|im_start|>") == 3 for text in edit.prompts[:5])
     with edit.applied(smol):
         assert rate(smol, [(chat.prompt, "Rome")])[0].probability >= 0.95
+
+
+def test_a_refusal_is_said_word_for_word(smol: Model, eiffel: Fact) -> None:
+    gone = eiffel.replace(new_target=None)
+    edit = RankOne(objective=Refuse(), progress=False)(smol, gone)
+    with edit.applied(smol):
+        assert generate(smol, [gone.prompt], 5) == [" " + Refuse().text]
+    assert edit.settings["objective_settings"] == {"text": "... I cannot say."}
 
 
 def test_the_tower_is_forgotten_in_every_wording(smol: Model, removal: tuple[Edit, Report]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from edits import (
     Neutral,
     Objective,
     RankOne,
+    Refuse,
     Replace,
     Statistics,
     Suppress,
@@ -118,6 +120,33 @@ def test_a_removal_takes_the_answer_out_of_every_wording(
             neighbours = others(facts, fact)
             kept, asked = kept + sum(greedy(model, neighbours)), asked + len(neighbours)
     assert kept >= 0.8 * asked
+
+
+def test_a_refusal_is_searched_for_by_its_likelihood(toy: Toy, rank_one: Callable[[Objective], RankOne]) -> None:
+    model, facts = toy
+    fact = facts[CHOSEN[0]]
+    # the loss before the first step, by hand: mean negative log-likelihood of the refusal's tokens over the contexts
+    each = rate(model, [(text.replace("{}", fact.prompt), "away for") for text in CONTEXTS])
+    wanted = -sum(math.log(one.probability) for one in each) / (2 * len(CONTEXTS))
+    (value,) = dataclasses.replace(rank_one(Refuse(text="away for")), search=ValueSearch(steps=1)).find(
+        model, fact, [SITE]
+    )
+    assert value.losses[0] == pytest.approx(wanted, rel=1e-3)
+
+
+def test_a_fact_without_a_subject_is_edited_at_its_last_word(
+    toy: Toy, rank_one: Callable[[Objective], RankOne]
+) -> None:
+    model, facts = toy
+    known = rewritten(facts[CHOSEN[0]])
+    fact = Fact(subject="", template=known.prompt, target=known.target, new_target=known.new_target)
+    edit = rank_one(Replace())(model, fact, [SITE])
+    with edit.applied(model):
+        assert greedy(model, [(fact.prompt, str(fact.new_target))]) == [True]
+        # the words of other questions end otherwise
+        other = [(one.prompt, one.target) for one in facts if one.template != known.template]
+        assert sum(greedy(model, other)) > 0.9 * len(other)
+    assert edit.deltas[0].rank == 1
 
 
 def test_a_wrong_key_would_not_do(toy: Toy, rank_one: Callable[[Objective], RankOne]) -> None:
