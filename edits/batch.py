@@ -27,6 +27,9 @@ from surgery.edit import Delta
 from surgery.model import Model
 from surgery.site import Site
 
+PILOTS = 8
+"""Values whose mean length later ones are measured by: one alone may be an odd one."""
+
 
 class Batches:
     """What is written so far.
@@ -38,7 +41,8 @@ class Batches:
         values: of everything written.
         log: an entry a fact.
         read: what the key statistics of each layer were fitted on.
-        pilot: mean |v*| of the first values, 0 before there are any.
+        pilot: mean |v*| of the first batches' values, `PILOTS` or more; 0 before there are any.
+        anchor: |v*| of all values where they are brought to one length, which is their pilot then; 0 where they are not.
     """
 
     def __init__(
@@ -71,7 +75,7 @@ class Batches:
         self.deltas: dict[int, Delta] = {}
         self.values: list[Value] = []
         self.log: list[dict[str, Any]] = []
-        self.pilot = 0.0
+        self.pilot = self.anchor = 0.0
 
     def moment(self, site: Site) -> SecondMoment | None:
         """What keys of contexts are joined by at a site; None where they are averaged."""
@@ -84,7 +88,8 @@ class Batches:
             NearCollapse: it would pass a limit; `deltas`, `values` and `log` are those before it.
             SurgeryError: keys that cannot be solved for.
         """
-        self.pilot = self.pilot or mean_norm(values)
+        if self.anchor or len(self.values) < PILOTS:
+            self.pilot = self.anchor or mean_norm([*self.values, *values])
         written, solutions, keys = dict(self.deltas), {}, {}
         wanted: Tensor | None = None
         for i, site in enumerate(self.sites):

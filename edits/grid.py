@@ -113,7 +113,7 @@ class ClosedForm:
         try:
             if self.anchor and len(batches[0]) < self.anchor:
                 pilots = self._values(model, facts[: self.anchor], chosen[-1], objective, contexts, moment)
-                run.pilot = mean_norm(pilots)
+                run.anchor = mean_norm(pilots)
             for batch in bar(batches, f"{self.name} edits", show=self.progress and len(batches) > 1):
                 values = self._values(model, batch, chosen[-1], objective, contexts, moment)
                 run.add(self._anchored(run, values))
@@ -244,8 +244,8 @@ class ClosedForm:
     def _anchored(self, run: Batches, values: Sequence[Value]) -> tuple[Value, ...]:
         if not self.anchor:
             return tuple(values)
-        run.pilot = run.pilot or mean_norm(values[: self.anchor])
-        return anchored(values, run.pilot)
+        run.anchor = run.anchor or mean_norm(values[: self.anchor])
+        return anchored(values, run.anchor)
 
     def _partial(
         self, error: NearCollapse, run: Batches, objective: Objective, contexts: Sequence[str], count: int

@@ -5,7 +5,7 @@ one edit is rubble after the next (Yang et al. 2024, https://arxiv.org/abs/2402.
 https://arxiv.org/abs/2602.02543). So after every batch of facts three numbers are looked at:
 
 1. |dW| / |W| in Frobenius norms, of everything changed so far in each weight;
-2. each value's norm |v*| against the mean of the first batch's, which was found on the model as it came;
+2. each value's norm |v*| against the mean of the first ones', found on the model as it came or nearly so;
 3. the perplexity of neutral text against that of the model as it came.
 
 The batch that would pass a limit is not part of the edit, and the user is told so by an error that holds the edit of
@@ -47,7 +47,7 @@ class Limits:
 
     Attributes:
         relative_change: most |dW| / |W| of any weight.
-        value_norm: most |v*| of any value, in means of the first batch.
+        value_norm: most |v*| of any value, in means of the first ones.
         perplexity: most perplexity of neutral text, in units of the model's as it came.
         texts: the neutral text; a few sentences the package brings along by default.
     """

@@ -207,6 +207,22 @@ def test_anchored_values_have_the_first_ones_mean_length(toy: Toy, facts: list[F
     assert max(abs(one["norm_to_pilot"] - 1) for one in loose.log) > 0.01
 
 
+def test_a_value_is_measured_by_the_mean_of_the_first_ones(
+    toy: Toy, facts: list[Fact], statistics: Statistics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edits.batch.PILOTS", 2)
+    edit = RankOne(statistics=statistics, **SAME)(toy[0], facts, SITES[:1])
+    ratios = [one["norm_to_pilot"] for one in edit.log]
+    first = find_values(toy[0], facts[:1], SITES[0], Replace(), CONTEXTS, SEARCH)[0]
+    own = float((first.old + first.shift).norm())
+    assert ratios[0] == pytest.approx(1.0)
+    # |v_2| / mean(|v_1|, |v_2|), by which the third is measured too
+    second = ratios[1] * own / (2 - ratios[1])
+    with RankOne(statistics=statistics, **SAME)(toy[0], facts[:2], SITES[:1]).applied(toy[0]):
+        third = find_values(toy[0], facts[2:], SITES[0], Replace(), CONTEXTS, SEARCH)[0]
+    assert ratios[2] == pytest.approx(2 * float((third.old + third.shift).norm()) / (own + second), rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("limit", "logged", "told"),
     [
