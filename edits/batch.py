@@ -42,7 +42,7 @@ class Batches:
         log: an entry a fact.
         read: what the key statistics of each layer were fitted on.
         pilot: mean |v*| of the first batches' values, `PILOTS` or more; 0 before there are any.
-        anchor: |v*| of all values where they are brought to one length, which is their pilot then; 0 where they are not.
+        anchor: |v*| of all values where they are brought to one length, then their pilot; 0 where they are not.
     """
 
     def __init__(
