@@ -1,8 +1,13 @@
-"""`surgery edit` and `remove`: change or remove facts."""
+"""`surgery edit` and `remove`: change or remove facts.
+
+Where a limit stops a method that takes facts one after the other, the edit of those before it is written all the same,
+and the exit code is 1.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,16 +17,19 @@ import edits
 import surgery
 from surgery.commands.conclude import CertificateFile, JunitFile, Outputs, SignKey, conclude
 from surgery.commands.options import (
+    RAISING,
     Corpus,
     FactsFile,
     KeepFacts,
     Layer,
+    LimitsGiven,
     Method,
     OutFile,
     Profile,
     ReportFolder,
     Run,
     layers_of,
+    limits_of,
     lines_of,
 )
 from surgery.errors import SurgeryError, check_choice
@@ -35,6 +43,38 @@ from surgery.verification.verify import check_profile
 REMOVING = [name for name, one in edits.OBJECTIVES.items() if one.claim == "removed"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Computed:
+    """An edit, and where it stopped.
+
+    Attributes:
+        edit: of all facts asked for, or of those before a limit.
+        model: the base.
+        asked: how many facts were asked for.
+        stopped: which limit the next ones would have passed; None where all are done.
+    """
+
+    edit: surgery.Edit
+    model: surgery.Model
+    asked: int
+    stopped: str | None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a program is told of the stop; nothing where there was none."""
+        if self.stopped is None:
+            return {}
+        return {"stopped": {"done": len(self.edit.facts), "asked": self.asked, "why": self.stopped}}
+
+    def told(self, run: Run, out: Path) -> int | None:
+        """Say what a stop left out, if there was one: then exit code 1."""
+        if self.stopped is None:
+            return None
+        done = len(self.edit.facts)
+        run.complain(f"{out} holds {done} of {self.asked} facts, the others were not done: {self.stopped}")
+        return 1
+
+
 def edit(
     run: Run,
     facts: FactsFile,
@@ -42,24 +82,28 @@ def edit(
     method: Method = "rank-one",
     layer: Layer = None,
     corpus: Corpus = None,
+    limits: LimitsGiven = None,
     keep_facts: KeepFacts = "plain",
-) -> None:
+) -> int | None:
     """Compute the edit that gives facts their new answers, and write it as a file. The model stays as it is."""
     chosen = surgery.read_facts(facts)
     check_keep(keep_facts)
     check_writable(out)
-    made, model = _computed(run, chosen, method, edits.Replace(), layer, corpus, "rewritten")
-    asked = [(fact.prompt, str(fact.new_target)) for fact in chosen]
-    before = rate(model, asked)
-    with made.applied(model):
-        after = rate(model, asked)
-    made = surgery.redact(made, keep_facts)  # type: ignore[arg-type]  # checked above
+    found = _computed(run, chosen, method, edits.Replace(), layer, corpus, "rewritten", limits)
+    held = set(found.edit.facts)
+    done = [fact for fact in chosen if fact in held]
+    asked = [(fact.prompt, str(fact.new_target)) for fact in done]
+    before = rate(found.model, asked)
+    with found.edit.applied(found.model):
+        after = rate(found.model, asked)
+    made = surgery.redact(found.edit, keep_facts)  # type: ignore[arg-type]  # checked above
     made.save(out)
-    for fact, was, now in zip(chosen, before, after, strict=True):
+    for fact, was, now in zip(done, before, after, strict=True):
         change = f"p {was.probability:.4f} > {now.probability:.4f}, rank {was.rank} > {now.rank}"
         run.say(f"{fact.prompt} {fact.new_target}: {change}")
     run.say(f"{out}: {out.stat().st_size} bytes, {', '.join(str(delta) for delta in made.deltas)}")
-    run.result({"edit": str(out), **made.summary()})
+    run.result({"edit": str(out), **found.record, **made.summary()})
+    return found.told(run, out)
 
 
 def remove(
@@ -74,6 +118,7 @@ def remove(
     ] = None,
     layer: Layer = None,
     corpus: Corpus = None,
+    limits: LimitsGiven = None,
     profile: Profile = "quick",
     keep_facts: KeepFacts = "plain",
     junit: JunitFile = None,
@@ -89,10 +134,12 @@ def remove(
     check_keep(keep_facts)
     check_writable(out)
     outputs = Outputs(report=report, junit=junit, certificate=certificate, sign=sign)
-    made, model = _computed(run, chosen, method, wanted, layer, corpus, "removed")
-    found = surgery.verify(model, made, profile=profile)  # type: ignore[arg-type]  # checked there
-    surgery.redact(made, keep_facts).save(out)  # type: ignore[arg-type]  # checked above
-    return conclude(run, found, outputs, model, made, files={"edit": str(out)})
+    found = _computed(run, chosen, method, wanted, layer, corpus, "removed", limits)
+    judged = surgery.verify(found.model, found.edit, profile=profile)  # type: ignore[arg-type]  # checked there
+    surgery.redact(found.edit, keep_facts).save(out)  # type: ignore[arg-type]  # checked above
+    files = {"edit": str(out)}
+    code = conclude(run, judged, outputs, found.model, found.edit, files=files, also=found.record)
+    return found.told(run, out) or code
 
 
 def _computed(
@@ -103,8 +150,15 @@ def _computed(
     layers: str | None,
     corpus: Path | None,
     claim: str,
-) -> tuple[surgery.Edit, surgery.Model]:
-    chosen = edits.method_named(method, objective=objective, **_taken(method, seed=run.seed, progress=run.talks))
+    limits: str | None,
+) -> Computed:
+    """The edit of the facts, or of those before a limit.
+
+    Raises:
+        SurgeryError: an option is no use to the method, or already the first facts would pass a limit.
+    """
+    settings = _taken(method, seed=run.seed, progress=run.talks) | _limited(method, limits)
+    chosen = edits.method_named(method, objective=objective, **settings)
     if corpus is not None and not chosen.uses_statistics:
         raise SurgeryError(f"{method} uses no key statistics; leave --corpus away")
     texts = lines_of(corpus) if corpus else None
@@ -119,7 +173,26 @@ def _computed(
         )
         edits.keep_statistics(fitted)
         chosen = dataclasses.replace(chosen, statistics=fitted)  # type: ignore[type-var]  # methods are dataclasses
-    return chosen(model, facts, sites), model
+    try:
+        return Computed(edit=chosen(model, facts, sites), model=model, asked=len(facts), stopped=None)
+    except edits.NearCollapse as error:
+        why = f"{error}: {RAISING}"
+        if error.edit is None:
+            raise SurgeryError(why) from error
+        return Computed(edit=error.edit, model=model, asked=len(facts), stopped=why)
+
+
+def _limited(method: str, limits: str | None) -> dict[str, Any]:
+    """The setting that holds a method's limits, where the user gave some.
+
+    Raises:
+        SurgeryError: the method has none.
+    """
+    if limits is None:
+        return {}
+    if not (taken := _taken(method, limits=limits_of(limits))):
+        raise SurgeryError(f"{method} watches no limits; leave --limits away")
+    return taken
 
 
 def _taken(method: str, **settings: Any) -> dict[str, Any]:

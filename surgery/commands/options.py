@@ -6,6 +6,7 @@ import functools
 import inspect
 import json
 import logging
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from rich.console import Console
 
 import edits
 import surgery
-from surgery.errors import SurgeryError
+from surgery.errors import SurgeryError, check_choice
 from surgery.fact import Fact
 from surgery.model import Model, load
 from surgery.privacy import KEEPS
@@ -34,6 +35,16 @@ Layer = Annotated[
 ]
 Corpus = Annotated[
     Path | None, typer.Option(help="Text to fit key statistics on, for a model that has none; kept for later.")
+]
+LIMITS = {"relative-change": "relative_change", "value-norm": "value_norm", "perplexity": "perplexity"}
+RAISING = f"--limits NAME=NUMBER, NAME one of {', '.join(LIMITS)}"
+LimitsGiven = Annotated[
+    str | None,
+    typer.Option(
+        "--limits",
+        help="Where to stop before the model collapses, NAME=NUMBER,NAME=NUMBER: relative-change of a weight (1 by "
+        "default), value-norm in units of the first values' (4), perplexity in units of the model's own (1.5).",
+    ),
 ]
 OutFile = Annotated[Path, typer.Option("--out", help="File to write.")]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write into.")]
@@ -83,6 +94,10 @@ class Run:
             Console(soft_wrap=isinstance(what, str)).print(
                 what, style="dim" if dim else None, markup=not isinstance(what, str), highlight=False
             )
+
+    def complain(self, what: str) -> None:
+        """Print what did not go as asked, also for somebody who reads nothing else."""
+        print(f"surgery: {what}", file=sys.stderr)
 
     def result(self, record: dict[str, Any]) -> None:
         """Print for a program."""
@@ -139,3 +154,20 @@ def layers_of(text: str) -> list[int]:
         return [layer for part in parts for layer in range(part[0], part[-1] + 1)]
     except ValueError:
         raise SurgeryError(f"{text!r} names no layers; write 4, 4-8 or 4,6,9") from None
+
+
+def limits_of(text: str) -> edits.Limits:
+    """Limits written as relative-change=2 or relative-change=2,perplexity=3; those not named keep their defaults.
+
+    Raises:
+        SurgeryError: there is no such limit, or no number above 0 for it.
+    """
+    given: dict[str, Any] = {}
+    for part in text.split(","):
+        name, _, number = (one.strip() for one in part.partition("="))
+        check_choice("limit", name, LIMITS)
+        try:
+            given[LIMITS[name]] = float(number)
+        except ValueError:
+            raise SurgeryError(f"{part.strip()!r} sets no limit; write a number, as {name}=2") from None
+    return edits.Limits(**given)
