@@ -1,19 +1,79 @@
-"""Text for key statistics: the lines of a file, a field of JSON lines, or a column of a data set."""
+"""Text for key statistics: the lines of a file, a field of JSON lines, or a column of a data set.
+
+Every command reads as much of it and keeps what it has summed in the same way (`reading`).
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from surgery.commands.options import lines_of
+import edits
+from edits.fitting import TOKENS_PER_NEURON
+from surgery.commands.options import Run, lines_of
 from surgery.errors import SurgeryError
+from surgery.model import Model
 
 SHUFFLED = 1000
 """Of a data set that is read as it comes, texts are drawn among so many."""
+FIELD = "text"
+"""Which field of .jsonl holds the text, where no other is named."""
+
+
+@dataclass(frozen=True)
+class Passages:
+    """The text of a file, read before anything that takes long.
+
+    Attributes:
+        texts: in an order drawn by the seed.
+        name: of the file, for the record.
+        partial: keeps what is summed, to go on from after a stop.
+    """
+
+    texts: list[str]
+    name: str
+    partial: Path
+
+    @classmethod
+    def of(cls, run: Run, corpus: Path | None, out: Path) -> Passages | None:
+        """The text of `--corpus`, None without one.
+
+        Args:
+            run: the common options.
+            corpus: the file.
+            out: what the command writes; sums are kept beside it.
+
+        Raises:
+            SurgeryError: the file cannot be read, or a line of .jsonl has no text.
+        """
+        if corpus is None:
+            return None
+        partial = out.with_name(f"{out.name}.statistics.partial")
+        return cls(corpus_texts(corpus, FIELD, run.seed), corpus.name, partial)
+
+    def fit(self, run: Run, model: Model, layers: Sequence[int]) -> edits.Statistics:
+        """Key statistics of these layers, kept for later edits too.
+
+        Raises:
+            SurgeryError: as `edits.fit_statistics`.
+        """
+        fitted = edits.fit_statistics(model, self.texts, layers, **reading(run, model, self.name, self.partial))
+        edits.keep_statistics(fitted)
+        return fitted
+
+
+def reading(run: Run, model: Model, name: str, partial: Path, tokens: int | None = None) -> dict[str, Any]:
+    """How every command fits statistics on a text: so many tokens of it, ten times the mlp's width if not said."""
+    if partial.is_file():
+        run.say(f"going on from {partial}")
+    tokens = TOKENS_PER_NEURON * model.anatomy.d_ff if tokens is None else tokens
+    return {"corpus": name, "tokens": tokens, "progress": run.talks, "resume": partial}
 
 
 def corpus_texts(corpus: Path, column: str, seed: int) -> list[str]:
@@ -41,7 +101,9 @@ def _field(file: Path, number: int, line: str, column: str) -> str:
     except (json.JSONDecodeError, KeyError, TypeError, IndexError):
         text = None
     if not isinstance(text, str):
-        raise SurgeryError(f'{file}, line {number}: has no text in the field "{column}"; name another with --column')
+        raise SurgeryError(
+            f'{file}, line {number}: has no text in the field "{column}"; name another with surgery stats --column'
+        )
     return text
 
 

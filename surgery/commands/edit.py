@@ -16,6 +16,7 @@ import typer
 import edits
 import surgery
 from surgery.commands.conclude import CertificateFile, JunitFile, Outputs, SignKey, conclude
+from surgery.commands.corpus import Passages
 from surgery.commands.options import (
     RAISING,
     Corpus,
@@ -30,7 +31,6 @@ from surgery.commands.options import (
     Run,
     layers_of,
     limits_of,
-    lines_of,
 )
 from surgery.errors import SurgeryError, check_choice
 from surgery.fact import Fact
@@ -89,7 +89,7 @@ def edit(
     chosen = surgery.read_facts(facts)
     check_keep(keep_facts)
     check_writable(out)
-    found = _computed(run, chosen, method, edits.Replace(), layer, corpus, "rewritten", limits)
+    found = _computed(run, chosen, method, edits.Replace(), layer, corpus, "rewritten", limits, out)
     held = set(found.edit.facts)
     done = [fact for fact in chosen if fact in held]
     asked = [(fact.prompt, str(fact.new_target)) for fact in done]
@@ -134,7 +134,7 @@ def remove(
     check_keep(keep_facts)
     check_writable(out)
     outputs = Outputs(report=report, junit=junit, certificate=certificate, sign=sign)
-    found = _computed(run, chosen, method, wanted, layer, corpus, "removed", limits)
+    found = _computed(run, chosen, method, wanted, layer, corpus, "removed", limits, out)
     judged = surgery.verify(found.model, found.edit, profile=profile)  # type: ignore[arg-type]  # checked there
     surgery.redact(found.edit, keep_facts).save(out)  # type: ignore[arg-type]  # checked above
     files = {"edit": str(out)}
@@ -151,6 +151,7 @@ def _computed(
     corpus: Path | None,
     claim: str,
     limits: str | None,
+    out: Path,
 ) -> Computed:
     """The edit of the facts, or of those before a limit.
 
@@ -161,17 +162,14 @@ def _computed(
     chosen = edits.method_named(method, objective=objective, **settings)
     if corpus is not None and not chosen.uses_statistics:
         raise SurgeryError(f"{method} uses no key statistics; leave --corpus away")
-    texts = lines_of(corpus) if corpus else None
+    passages = Passages.of(run, corpus, out)
     sites = None if layers is None else [Site.at(layer, "mlp") for layer in layers_of(layers)]
     if (wanted := chosen.wanted(facts)).claim != claim:
         raise SurgeryError(f"the objective {wanted.name!r} leaves facts {wanted.claim}, not {claim}; choose another")
     model = run.load()
     sites = chosen.sites(model, sites)
-    if texts is not None and corpus is not None:
-        fitted = edits.fit_statistics(
-            model, texts, [site.layer for site in sites], corpus=corpus.name, progress=run.talks
-        )
-        edits.keep_statistics(fitted)
+    if passages is not None:
+        fitted = passages.fit(run, model, [site.layer for site in sites])
         chosen = dataclasses.replace(chosen, statistics=fitted)  # type: ignore[type-var]  # methods are dataclasses
     try:
         return Computed(edit=chosen(model, facts, sites), model=model, asked=len(facts), stopped=None)

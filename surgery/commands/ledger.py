@@ -15,7 +15,8 @@ from edits.ledger_method import checked_method, method_of
 from edits.ledger_store import Store
 from edits.method import default_objective
 from surgery.commands.conclude import Outputs, conclude
-from surgery.commands.options import Corpus, FactsFile, Layer, OutFile, Profile, Run, command, layers_of, lines_of
+from surgery.commands.corpus import Passages
+from surgery.commands.options import Corpus, FactsFile, Layer, OutFile, Profile, Run, command, layers_of
 from surgery.errors import SurgeryError
 from surgery.fact import Fact
 from surgery.files import check_writable
@@ -198,7 +199,7 @@ def _made(
     corpus: Path | None,
 ) -> tuple[edits.Ledger, surgery.Model]:
     """A new ledger and its base."""
-    texts = lines_of(corpus) if corpus else None
+    passages = Passages.of(run, corpus, folder)
     chosen = default_objective(facts, edits.objective_named(objective) if objective else None)
     for fact in facts:
         chosen.continuation(fact)
@@ -206,11 +207,7 @@ def _made(
     check_writable(folder)
     model = run.load()
     sites = how.sites(model, None if layer is None else _sites(layer))
-    statistics = None
-    if corpus is not None and texts is not None:
-        layers = [site.layer for site in sites]
-        statistics = edits.fit_statistics(model, texts, layers, corpus=corpus.name, progress=run.talks)
-        edits.keep_statistics(statistics)
+    statistics = passages.fit(run, model, [site.layer for site in sites]) if passages else None
     how = dataclasses.replace(how, statistics=statistics, seed=run.seed)
     return edits.Ledger.create(folder, model, how, sites), model
 

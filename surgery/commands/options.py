@@ -34,7 +34,7 @@ Layer = Annotated[
     str | None, typer.Option(help="Which layer, such as 5, or layers, 4-8; default: those the method recommends.")
 ]
 Corpus = Annotated[
-    Path | None, typer.Option(help="Text to fit key statistics on, for a model that has none; kept for later.")
+    Path | None, typer.Option(help="Text to fit key statistics on, for a model that has none; read as stats reads it.")
 ]
 LIMITS = {"relative-change": "relative_change", "value-norm": "value_norm", "perplexity": "perplexity"}
 RAISING = f"--limits NAME=NUMBER, NAME one of {', '.join(LIMITS)}"

@@ -9,8 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import edits
-from edits.fitting import TOKENS_PER_NEURON
-from surgery.commands.corpus import corpus_texts, dataset_texts
+from surgery.commands.corpus import FIELD, corpus_texts, dataset_texts, reading
 from surgery.commands.options import OutFile, Run, layers_of
 from surgery.errors import SurgeryError, check_choice
 from surgery.figures import save
@@ -29,7 +28,7 @@ def stats(
     dataset: Annotated[
         str | None, typer.Option(help="Data set, a hub's name or a folder: NAME[:CONFIG[:SPLIT]]; needs 'datasets'.")
     ] = None,
-    column: Annotated[str, typer.Option(help="Which field of .jsonl or column of a data set holds the text.")] = "text",
+    column: Annotated[str, typer.Option(help="Which field of .jsonl or column of a data set holds the text.")] = FIELD,
     layers: Annotated[
         str, typer.Option(help="Layers, such as 4-8 or 4,6; all; or those that editing methods take unasked.")
     ] = "recommended",
@@ -50,15 +49,7 @@ def stats(
         check_writable(path)
     texts, name = _texts(run, corpus, dataset, column)
     model = run.load()
-    if partial.is_file():
-        run.say(f"going on from {partial}")
-    settings: dict[str, Any] = {
-        "rank": rank,
-        "corpus": name,
-        "tokens": TOKENS_PER_NEURON * model.anatomy.d_ff if tokens is None else tokens,
-        "progress": run.talks,
-        "resume": partial,
-    }
+    settings: dict[str, Any] = {"rank": rank, **reading(run, model, name, partial, tokens)}
     wanted = chosen if chosen is not None else _unasked(model, layers)
     record: dict[str, Any] = {"statistics": str(out)}
     if convergence:

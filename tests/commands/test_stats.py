@@ -164,7 +164,7 @@ def test_a_stopped_command_goes_on(
         (("--corpus", "corpus.txt", "--dataset", "set"), "give --corpus FILE or --dataset NAME, one of them"),
         (
             ("--corpus", "known.jsonl"),
-            'known.jsonl, line 1: has no text in the field "text"; name another with --column',
+            'known.jsonl, line 1: has no text in the field "text"; name another with surgery stats --column',
         ),
         (("--corpus", "corpus.txt", "--figure", "a.bmp"), "there is no figure format '.bmp'; choose one of .png"),
         (("--corpus", "corpus.txt", "--figure", "a.png", "--no-convergence"), "leave out --no-convergence"),
