@@ -16,10 +16,25 @@ from edits.ledger_store import Store
 from edits.method import default_objective
 from surgery.commands.conclude import Outputs, conclude
 from surgery.commands.corpus import Passages
-from surgery.commands.options import Corpus, FactsFile, Layer, OutFile, Profile, Run, command, layers_of
+from surgery.commands.options import (
+    RAISING,
+    Corpus,
+    FactsFile,
+    KeepFacts,
+    Layer,
+    LimitsGiven,
+    OutFile,
+    Profile,
+    Run,
+    command,
+    layers_of,
+    limits_of,
+    limits_told,
+)
 from surgery.errors import SurgeryError
 from surgery.fact import Fact
 from surgery.files import check_writable
+from surgery.privacy import check_keep
 from surgery.site import Site
 from surgery.verification.verify import check_profile
 
@@ -47,12 +62,11 @@ def add(
     ] = None,
     objective: Annotated[
         str | None,
-        typer.Option(
-            help="For a new ledger: replace, neutral, suppress or maximum-entropy; default: as the facts say."
-        ),
+        typer.Option(help=f"For a new ledger: {', '.join(edits.OBJECTIVES)}; default: as the facts say."),
     ] = None,
     layer: Layer = None,
     corpus: Corpus = None,
+    limits: LimitsGiven = None,
     verify: Annotated[
         bool,
         typer.Option("--verify", help="Then judge all facts of the ledger again; the exit code is what they give."),
@@ -70,12 +84,15 @@ def add(
         chosen = [fact.replace(new_target=None) for fact in chosen]
     if Store.exists(folder):
         opened = edits.Ledger.open(folder)
-        _check_same(opened, method, objective, layer, corpus)
+        _check_same(run, opened, method, objective, layer, corpus, limits)
         model = run.load()
     else:
-        opened, model = _made(run, folder, chosen, method or DEFAULT_METHOD, objective, layer, corpus)
+        opened, model = _made(run, folder, chosen, method or DEFAULT_METHOD, objective, layer, corpus, limits)
     before = opened.head.hash
-    version = opened.add(model, chosen, progress=run.talks)
+    try:
+        version = opened.add(model, chosen, progress=run.talks)
+    except edits.NearCollapse as error:
+        raise SurgeryError(f"{error}: make a ledger with {RAISING}") from error
     if not verify:
         _tell(run, opened, before, version)
         return 0
@@ -180,12 +197,16 @@ def prune(
     run.result({"deleted": gone})
 
 
-def export(run: Run, folder: LedgerFolder, out: OutFile, version: AnyVersion = None) -> None:
+def export(
+    run: Run, folder: LedgerFolder, out: OutFile, version: AnyVersion = None, keep_facts: KeepFacts = "plain"
+) -> None:
     """Write the edit of all facts as an ordinary edit file."""
+    check_keep(keep_facts)
     check_writable(out)
-    made = edits.Ledger.open(folder).edit(version)
+    whole = edits.Ledger.open(folder).edit(version)
+    made = surgery.redact(whole, keep_facts)  # type: ignore[arg-type]  # checked
     made.save(out)
-    run.say(f"{out}: {out.stat().st_size} bytes, {len(made.facts)} facts")
+    run.say(f"{out}: {out.stat().st_size} bytes, {len(whole.facts)} facts")
     run.result({"edit": str(out), **made.summary()})
 
 
@@ -197,6 +218,7 @@ def _made(
     objective: str | None,
     layer: str | None,
     corpus: Path | None,
+    limits: str | None,
 ) -> tuple[edits.Ledger, surgery.Model]:
     """A new ledger and its base."""
     passages = Passages.of(run, corpus, folder)
@@ -204,6 +226,7 @@ def _made(
     for fact in facts:
         chosen.continuation(fact)
     how = checked_method(edits.method_named(method, objective=chosen))
+    how = how if limits is None else dataclasses.replace(how, limits=limits_of(limits))
     check_writable(folder)
     model = run.load()
     sites = how.sites(model, None if layer is None else _sites(layer))
@@ -217,7 +240,13 @@ def _sites(layers: str) -> list[Site]:
 
 
 def _check_same(
-    opened: edits.Ledger, method: str | None, objective: str | None, layer: str | None, corpus: Path | None
+    run: Run,
+    opened: edits.Ledger,
+    method: str | None,
+    objective: str | None,
+    layer: str | None,
+    corpus: Path | None,
+    limits: str | None,
 ) -> None:
     """Refuse options that say otherwise than the ledger that is there.
 
@@ -230,10 +259,13 @@ def _check_same(
         "method": (method, kept.name),
         "objective": (objective, opened.objective.name),
         "layer": (None if layer is None else " ".join(one.name for one in _sites(layer)), " ".join(head.sites)),
+        "seed": (run.given_seed, kept.seed),
     }
     for what, (asked, has) in given.items():
         if asked not in (None, has):
             raise SurgeryError(f"the {what} of this ledger is {has}, not {asked}; leave --{what} away, or make another")
+    if limits is not None and (has := limits_told(kept.limits)) != (asked := limits_told(limits_of(limits))):
+        raise SurgeryError(f"the limits of this ledger are {has}, not {asked}; leave --limits away, or make another")
     if corpus is not None:
         raise SurgeryError("this ledger has its key statistics; leave --corpus away, or make another ledger")
 

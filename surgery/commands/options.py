@@ -59,6 +59,8 @@ Profile = Annotated[str, typer.Option(help=f"How much verification tries: {', '.
 Attacks = Annotated[
     str | None, typer.Option(help=f"These attacks, NAME,NAME, instead of the profile's: {', '.join(ATTACKS)}.")
 ]
+MOST_SEED = 2**32 - 1
+"""What numpy's generators take."""
 DEFAULT = "default"
 """Names the default model where leaving --model away means none."""
 
@@ -72,9 +74,16 @@ class Run:
     )
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU if there is one.")] = None
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16; default: float32 on the CPU.")] = None
-    seed: Annotated[int, typer.Option(help="Of every random draw.")] = 1
+    given_seed: Annotated[
+        int | None, typer.Option("--seed", min=0, max=MOST_SEED, help="Of every random draw; default: 1.")
+    ] = None
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False
+
+    @property
+    def seed(self) -> int:
+        """Of every random draw."""
+        return 1 if self.given_seed is None else self.given_seed
 
     def load(self) -> Model:
         """The model the options name."""
@@ -171,3 +180,8 @@ def limits_of(text: str) -> edits.Limits:
         except ValueError:
             raise SurgeryError(f"{part.strip()!r} sets no limit; write a number, as {name}=2") from None
     return edits.Limits(**given)
+
+
+def limits_told(limits: edits.Limits) -> str:
+    """Limits as an option writes them."""
+    return ",".join(f"{name}={getattr(limits, field):g}" for name, field in LIMITS.items())

@@ -10,7 +10,7 @@ import pytest
 from command_line import Folder, Surgery, printed
 from ledgers import FAR
 
-from edits import Emmet, Ledger, Replace, ValueSearch, fit_statistics
+from edits import OBJECTIVES, Emmet, Ledger, Replace, ValueSearch, fit_statistics
 from surgery import Certificate, Edit, Fact, Model, Site, write_facts
 
 LEDGER = ("--ledger", "kept")
@@ -57,6 +57,8 @@ def test_a_ledger_is_made_with_its_first_facts(
     assert kept.list()[0].fact == three[0]
     assert surgery(*arguments) == 0
     assert f"nothing to change: version {kept.head.hash[:12]}" in capsys.readouterr().out
+    # what is said again as it is, and what is not said, is no contradiction
+    assert surgery(*arguments, "--seed", "1", "--limits", "perplexity=1.5", "--method", "rank-one") == 0
     # where facts are removed, a new answer is left away
     other = ("--ledger", "other", "--objective", "maximum-entropy", "--method", "rank-one", "--layer", "0")
     assert surgery(*arguments, *other) == 0
@@ -159,12 +161,50 @@ def test_a_check_says_what_is_wrong_and_pruning_forgets(
     assert "restore it from a backup" in record["problems"][0]
 
 
+def test_a_new_ledger_takes_seed_limits_and_every_objective(
+    surgery: Surgery, given: Folder, three: list[Fact], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_facts("one.jsonl", three[:1])
+    arguments = ("ledger", "add", "--model", given["model"], *LEDGER, "--facts", "one.jsonl")
+    new = ("--corpus", given["corpus.txt"], "--method", "rank-one", "--layer", "0", "--objective", "refusal")
+    assert surgery(*arguments, *new, "--seed", "2", "--limits", "relative-change=3", "--quiet") == 0
+    record = Ledger.open("kept").head.method
+    assert (record["seed"], record["limits"]["relative_change"], record["limits"]["perplexity"]) == (2, 3.0, 1.5)
+    again = (*arguments, "--objective", "refusal")
+    assert surgery(*again, "--quiet") == 0  # the seed left away is the ledger's
+    assert surgery(*again, "--seed", "1") == 2
+    assert "the seed of this ledger is 2, not 1; leave --seed away, or make another" in capsys.readouterr().err
+    tight = (*again, "--ledger", "tight", "--method", "rank-one", "--layer", "0", "--limits", "relative-change=1e-9")
+    assert surgery(*tight) == 2
+    assert "raise the limit if you mean it: make a ledger with --limits NAME=NUMBER" in capsys.readouterr().err
+    assert surgery("ledger", "add", "--help") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert all(name in out for name in OBJECTIVES)
+
+
+def test_an_exported_edit_keeps_its_facts_as_asked(
+    surgery: Surgery, kept: Ledger, three: list[Fact], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert surgery("ledger", "export", *LEDGER, "--out", "now.edit", "--keep-facts", "hashed") == 0
+    assert "3 facts" in capsys.readouterr().out
+    edit = Edit.load("now.edit")
+    assert edit.facts == ()
+    assert all(edit.mentions(fact) for fact in three)
+    assert three[0].subject.encode() not in Path("now.edit").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("add", "--facts", "three.jsonl", "--method", "memit"), "the method of this ledger is emmet, not memit"),
         (("add", "--facts", "three.jsonl", "--layer", "1"), "the layer of this ledger is L0.mlp, not L1.mlp"),
         (("add", "--facts", "three.jsonl", "--objective", "neutral"), "this ledger is replace, not neutral"),
+        (("add", "--facts", "three.jsonl", "--seed", "2"), "the seed of this ledger is 1, not 2; leave --seed away"),
+        (
+            ("add", "--facts", "three.jsonl", "--limits", "perplexity=2"),
+            "the limits of this ledger are relative-change=100,value-norm=100,perplexity=100, not relative",
+        ),
+        (("export", "--out", "new", "--keep-facts", "some"), "there is no way to keep facts 'some'"),
         (("add", "--facts", "three.jsonl", "--corpus", "three.jsonl"), "has its key statistics; leave --corpus away"),
         (("add", "--facts", "three.jsonl", "--ledger", "new", "--method", "nas"), "nas anchors values"),
         (("remove", "Alda"), "there is no fact 'Alda' in the ledger"),
