@@ -15,6 +15,7 @@ from locate.causal import causal_traces
 from locate.corrupt import Gaussian, embed
 from locate.selftest import selftest as run_selftest
 from surgery.commands.bench_edit import bench_edit
+from surgery.commands.bench_verify import DEFAULT_PROFILES, bench_verify
 from surgery.commands.options import Run
 from surgery.errors import SurgeryError
 from surgery.fact import Fact
@@ -22,7 +23,8 @@ from surgery.hooks import Trace, TraceDict, hidden, with_hidden
 from surgery.site import KINDS
 from surgery.tokens import ask_fact, pad
 
-STAGES = ("locate", "edit")
+STAGES = {"locate": ("samples", "half", "published"), "edit": ("facts", "published"), "verify": ("profiles",)}
+"""Each with the options it takes."""
 
 
 def bench(
@@ -38,17 +40,33 @@ def bench(
             help="locate: also as the published code does it, the state grid alone. edit: also with as many contexts.",
         ),
     ] = False,
+    profiles: Annotated[
+        str | None,
+        typer.Option(help=f"verify: which profiles, NAME,NAME; {','.join(DEFAULT_PROFILES)} by default."),
+    ] = None,
 ) -> None:
-    """Time the fast way against the plain one in one process, alone on the machine, and compare their numbers."""
+    """Time the fast way against the plain one in one process, alone on the machine; or the parts of verification."""
     if stage not in STAGES:
         raise SurgeryError(f"there is no benchmark {stage!r}; choose {', '.join(STAGES)}")
+    given = {"samples": samples, "half": half, "facts": facts, "published": published, "profiles": profiles}
+    _check_options(stage, [name for name, value in given.items() if value not in (None, False)])
     if stage == "edit":
-        if samples is not None or half:
-            raise SurgeryError("--samples and --half are for 'surgery bench locate'; leave them away")
         return bench_edit(run, 100 if facts is None else facts, published)
-    if facts is not None:
-        raise SurgeryError("--facts is for 'surgery bench edit'; leave it away")
+    if stage == "verify":
+        return bench_verify(run, DEFAULT_PROFILES if profiles is None else profiles.split(","))
     return _bench_locate(run, 10 if samples is None else samples, half, published)
+
+
+def _check_options(stage: str, given: list[str]) -> None:
+    """Refuse options of other stages.
+
+    Raises:
+        SurgeryError: one was given.
+    """
+    for name in given:
+        if name not in STAGES[stage]:
+            others = " or ".join(f"'surgery bench {one}'" for one, taken in STAGES.items() if name in taken)
+            raise SurgeryError(f"--{name} is for {others}; leave it away")
 
 
 def _bench_locate(run: Run, samples: int, half: bool, published: bool) -> None:

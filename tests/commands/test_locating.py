@@ -82,28 +82,6 @@ def test_an_average_is_kept_fact_by_fact(given: Folder, surgery: Surgery, capsys
     assert "it knows none" in capsys.readouterr().err
 
 
-def test_bench_compares_both_methods(given: Folder, surgery: Surgery, capsys: pytest.CaptureFixture[str]) -> None:
-    assert (
-        surgery("bench", "locate", "--model", given["model"], "--samples", "1", "--half", "--published", "--json") == 0
-    )
-    record = printed(capsys)[0]
-    assert record["fast"]["largest_difference"] < 1e-4
-    assert record["published, states alone"]["largest_difference"] < 1e-4
-    assert record["fast bfloat16"]["seconds"] > 0
-    assert record["plain"]["token_layers"] > record["fast"]["token_layers"]
-    assert surgery("bench", "juggling", "--model", given["model"]) == 2
-    assert "'juggling'; choose locate" in capsys.readouterr().err
-
-
-def test_bench_times_the_search_for_values(given: Folder, surgery: Surgery, capsys: pytest.CaptureFixture[str]) -> None:
-    assert surgery("bench", "edit", "--model", given["model"], "--samples", "3") == 2
-    assert "--samples and --half are for 'surgery bench locate'" in capsys.readouterr().err
-    assert surgery("bench", "locate", "--model", given["model"], "--facts", "3") == 2
-    assert "--facts is for 'surgery bench edit'" in capsys.readouterr().err
-    assert surgery("bench", "edit", "--model", given["model"], "--facts", "0") == 2
-    assert "--facts is 0; there are 1 to" in capsys.readouterr().err
-
-
 def test_selftest_says_what_was_found(given: Folder, surgery: Surgery, capsys: pytest.CaptureFixture[str]) -> None:
     assert surgery("selftest", "locate", "--model", given["model"], "--share", "0.05", "--json") == 0
     record = printed(capsys)[0]
