@@ -61,6 +61,7 @@ class Report:
         seconds: how long it took.
         exit_code: 0, or the gravest finding.
         profile: how much was tried.
+        seed: of what was drawn for it.
         battery: what attacks found.
         beside: what was measured and judges nothing.
         leak: how well the subjects can be read off the edit itself, where that was asked.
@@ -81,6 +82,7 @@ class Report:
     seconds: float
     exit_code: int
     profile: str
+    seed: int
     battery: Battery
     beside: Beside
     costs: Costs

@@ -32,7 +32,10 @@ def bench_verify(run: Run, profiles: Sequence[str]) -> None:
     clock = time.perf_counter()
     edit = edits.Mass(objective=edits.Neutral(), seed=run.seed, progress=run.talks)(model, fact)
     seconds = time.perf_counter() - clock
-    reports = {name: surgery.verify(model, edit, profile=name) for name in dict.fromkeys(profiles)}  # type: ignore[arg-type]
+    reports = {
+        name: surgery.verify(model, edit, profile=name, seed=run.verify_seed)  # type: ignore[arg-type]  # checked above
+        for name in dict.fromkeys(profiles)
+    }
     record = {
         "fact": fact.label,
         "threads": torch.get_num_threads(),

@@ -41,7 +41,7 @@ def demo(run: Run, out: OutFolder = Path("demo")) -> int:
     path = edit.save(out / "edit.safetensors")
     run.say(f"   {edit.deltas[0]}: {path} ({path.stat().st_size} bytes, {time.perf_counter() - clock:.0f} s)")
     run.say("\n3. Does it hold? Phrasings the edit has not seen, and neighbours that must stay.\n")
-    report = surgery.verify(model, edit)
+    report = surgery.verify(model, edit, seed=run.verify_seed)
     folder = report.save(out / "report", where={f"Where the answer of {fact.prompt!r} passes through": drawn})
     run.say(report.table())
     total = time.perf_counter() - started

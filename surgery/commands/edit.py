@@ -135,7 +135,7 @@ def remove(
     check_writable(out)
     outputs = Outputs(report=report, junit=junit, certificate=certificate, sign=sign)
     found = _computed(run, chosen, method, wanted, layer, corpus, "removed", limits, out)
-    judged = surgery.verify(found.model, found.edit, profile=profile)  # type: ignore[arg-type]  # checked there
+    judged = surgery.verify(found.model, found.edit, profile=profile, seed=run.verify_seed)  # type: ignore[arg-type]  # checked there
     surgery.redact(found.edit, keep_facts).save(out)  # type: ignore[arg-type]  # checked above
     files = {"edit": str(out)}
     code = conclude(run, judged, outputs, found.model, found.edit, files=files, also=found.record)

@@ -99,7 +99,7 @@ def add(
     _say(run, opened, before, version)
     kept = [entry.fact for entry in opened.list(version.hash)]
     made = opened.edit(version.hash)
-    found = surgery.verify(model, made, kept, profile=profile)  # type: ignore[arg-type]  # checked above
+    found = surgery.verify(model, made, kept, profile=profile, seed=run.verify_seed)  # type: ignore[arg-type]  # checked above
     return conclude(run, found, outputs, model, made, kept, also=version.as_record())
 
 

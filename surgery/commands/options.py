@@ -24,6 +24,7 @@ from surgery.model import Model, load
 from surgery.privacy import KEEPS
 from surgery.verification.attack import PROFILES
 from surgery.verification.attacks import ATTACKS
+from surgery.verification.verify import MOST_SEED
 
 FactsFile = Annotated[
     Path, typer.Option("--facts", help="Facts file: JSONL, CounterFact, known facts, relations or TOFU.")
@@ -59,8 +60,6 @@ Profile = Annotated[str, typer.Option(help=f"How much verification tries: {', '.
 Attacks = Annotated[
     str | None, typer.Option(help=f"These attacks, NAME,NAME, instead of the profile's: {', '.join(ATTACKS)}.")
 ]
-MOST_SEED = 2**32 - 1
-"""What numpy's generators take."""
 DEFAULT = "default"
 """Names the default model where leaving --model away means none."""
 
@@ -75,7 +74,7 @@ class Run:
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU if there is one.")] = None
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16; default: float32 on the CPU.")] = None
     given_seed: Annotated[
-        int | None, typer.Option("--seed", min=0, max=MOST_SEED, help="Of every random draw; default: 1.")
+        int | None, typer.Option("--seed", min=0, max=MOST_SEED, help="Of every random draw; default: 1, to verify 0.")
     ] = None
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False
@@ -84,6 +83,11 @@ class Run:
     def seed(self) -> int:
         """Of every random draw."""
         return 1 if self.given_seed is None else self.given_seed
+
+    @property
+    def verify_seed(self) -> int:
+        """Of what a verification draws; its default is that of `surgery.verify`."""
+        return 0 if self.given_seed is None else self.given_seed
 
     def load(self) -> Model:
         """The model the options name."""

@@ -63,7 +63,7 @@ def verify(
         benchmarks = Tasks(names=tuple(tasks.split(",")), path=tasks_path, limit=task_limit, seed=run.seed)
         benchmarks.check(made)
     check_profile(profile)
-    tried = None if attacks is None else attacks_named(attacks.split(","))
+    tried = None if attacks is None else attacks_named(attacks.split(","), run.verify_seed)
     outputs = Outputs(report=report, junit=junit, certificate=certificate, sign=sign)
     model = run.load()
     found = surgery.verify(
@@ -75,5 +75,6 @@ def verify(
         leak=leak,
         attacks=tried,
         tasks=benchmarks,
+        seed=run.verify_seed,
     )
     return conclude(run, found, outputs, model, made, chosen)

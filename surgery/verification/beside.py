@@ -118,6 +118,7 @@ class Asked:
         controls: gives each fact invented subjects.
         baseline: what the base model answers.
         tasks: which tasks to ask; None for none.
+        seed: of what is drawn.
     """
 
     model: Model
@@ -131,6 +132,7 @@ class Asked:
     controls: Controls
     baseline: Baseline
     tasks: Tasks | None = None
+    seed: int = 0
 
     def applies(self, part: str) -> bool:
         """Whether there is anything to measure in a part."""
@@ -184,7 +186,7 @@ def _within(found: Beside, asked: Asked) -> list[str]:
 
 def _effects(asked: Asked) -> Effects:
     assert asked.edit is not None
-    how = {"profile": asked.profile, "drift": asked.drift, "baseline": asked.baseline}
+    how = {"profile": asked.profile, "drift": asked.drift, "baseline": asked.baseline, "seed": asked.seed}
     return effects(asked.model, asked.edit, asked.facts, **how)  # type: ignore[arg-type]
 
 

@@ -41,6 +41,8 @@ from surgery.verification.leak import delta_leak
 from surgery.verification.probes import Probe, measure, probes_of
 from surgery.verification.verdicts import Row, Thresholds, exit_code, judge, judge_drift, unjudged
 
+MOST_SEED = 2**32 - 1
+"""What numpy's generators take."""
 UNKEPT = "which prompts the edit was made from: its file keeps none, so all but the facts' own count as unseen"
 
 
@@ -59,6 +61,7 @@ def verify(
     tasks: Tasks | None = None,
     controls: Controls = never_known,
     baseline: Baseline | None = None,
+    seed: int = 0,
 ) -> Report:
     """Judge an edit, or a model as it is, by a facts file.
 
@@ -71,19 +74,21 @@ def verify(
         thresholds: where the lines are drawn.
         texts: neutral text for the drift; None for the shipped sentences.
         leak: also try whether the subjects can be read off the edit's numbers (`delta_leak`); judges nothing.
-        attacks: these instead of the profile's; none to leave it at probes and drift.
+        attacks: these instead of the profile's, with the seeds they have; none to leave it at probes and drift.
         beside: whether to measure what the profile has beside the verdicts, such as side effects
             (`surgery.verification.beside`); None: where there are attacks.
         tasks: tasks of lm-evaluation-harness to ask before and after the edit; they judge nothing.
         controls: gives each fact those it is told from; by default invented subjects with its wording and answer.
         baseline: what the base model answers, where many edits of it are judged; None to ask it anew.
+        seed: of all that the profile's attacks and side effects draw.
 
     Raises:
         WrongWeights: the edit was made for other weights.
         SurgeryError: there are no facts, or a claim of rewriting has no new answer to look for; a leak of no edit, or
-            tasks without one; a task cannot be loaded; a baseline of another model.
+            tasks without one; a task cannot be loaded; a baseline of another model; no such seed.
     """
     check_profile(profile)
+    check_seed(seed)
     started = time.perf_counter()
     chosen = _facts(edit, facts)
     if leak and not isinstance(edit, Edit):
@@ -98,7 +103,7 @@ def verify(
     asked = [fact for i, fact in enumerate(chosen) if i not in refused]
     base = Baseline(model) if baseline is None else baseline
     base.check(model)
-    tried = attacks_of(profile) if attacks is None else tuple(attacks)
+    tried = attacks_of(profile, seed) if attacks is None else tuple(attacks)
     weights = edit if isinstance(edit, Edit) else None
 
     def once(_: Model, fact: Fact) -> Sequence[Fact]:
@@ -115,7 +120,7 @@ def verify(
         own = [(dataclasses.replace(probe, fact=place[probe.fact]), was, now) for probe, was, now in rows]
         given = Asked(
             model=model, edit=weights, facts=asked, rows=own, claim=claim, profile=profile, lines=lines, drift=moved,
-            controls=once, baseline=base, tasks=tasks,
+            controls=once, baseline=base, tasks=tasks, seed=seed,
         )  # fmt: skip
         wanted = bool(asked) and weights is edit and (bool(tried) if beside is None else beside)
         looked = measured_beside(given, meter, wanted=wanted)
@@ -146,6 +151,7 @@ def verify(
         exit_code=exit_code(verdicts, overall),
         leak=leaked,
         profile=profile,
+        seed=seed,
         battery=battery,
         beside=looked,
         costs=meter.costs,
@@ -225,6 +231,16 @@ def check_profile(profile: str) -> None:
         SurgeryError: there is not.
     """
     check_choice("verification profile", profile, PROFILES)
+
+
+def check_seed(seed: int) -> None:
+    """Whether numbers can be drawn by this seed, to be asked before anything that takes long.
+
+    Raises:
+        SurgeryError: they cannot.
+    """
+    if not 0 <= seed <= MOST_SEED:
+        raise SurgeryError(f"a seed is a whole number from 0 to {MOST_SEED}, not {seed}")
 
 
 def _hidden(edit: Edit | Intervention | None) -> Hidden | None:

@@ -129,6 +129,21 @@ def test_verify_exits_with_its_finding(
     assert json.loads(Path("report/report.json").read_text()) == record
 
 
+def test_verify_draws_by_the_seed(surgery: Surgery, given: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ("verify", "--model", given["model"], "--edit", given["crude.edit"], "--report", "report", "--json")
+    found = []
+    for seed in ((), ("--seed", "0"), ("--seed", "7")):
+        assert surgery(*common, "--attacks", "stray spaces", *seed) in (10, 11)
+        record = printed(capsys)[0]
+        found.append((record["seed"], record["battery"]["findings"]))
+    assert [seed for seed, _ in found] == [0, 0, 7]
+    assert found[0] == found[1]
+    assert found[0][1] != found[2][1]
+    assert "seed 7" in Path("report/report.html").read_text()
+    assert surgery(*common, "--seed", "-1") == 2
+    assert "Invalid value for '--seed'" in capsys.readouterr().err
+
+
 def test_stats_writes_statistics_that_later_edits_find(
     surgery: Surgery, given: Folder, model: Model, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -112,6 +112,13 @@ def test_every_attack_says_what_it_is(name: str) -> None:
 def test_attacks_are_found_by_their_names() -> None:
     names = list(ATTACKS)
     assert [one.name for one in attacks_named([names[1], f" {names[0]} ", names[1]])] == [names[1], names[0]]
+    assert attacks_of("full", 0) == tuple(one() for one in ATTACKS.values())
+    drawn = [[one for one in attacks_of("full", seed) if hasattr(one, "seed")] for seed in (0, 1, 2**32 - 1)]
+    assert [one.name for one in drawn[0]] == ["related relearning", "unrelated relearning", "stray spaces", "sampling"]
+    assert [one.seed for one in drawn[0]] == [1, 1, 0, 0]
+    assert [one.seed for one in drawn[1]] == [2, 2, 5, 1]  # stray spaces takes five in a row
+    assert all(0 <= one.seed < 2**31 for one in drawn[2])
+    assert attacks_named(["sampling", "paraphrases"], 7)[0].seed == 7  # type: ignore[attr-defined]
     with pytest.raises(SurgeryError, match=f"there is no attack ''; choose one of {', '.join(names)}"):
         attacks_named([names[0], ""])
 

@@ -9,10 +9,12 @@ from collections.abc import Callable
 import pytest
 import torch
 from by_hand import Toy, toy_edit
+from known_answers import strangers
 
 from surgery import Fact, Model, Neighbour, SurgeryError, Thresholds, WrongWeights, verify
 from surgery.predict import rate
 from surgery.verification import Baseline
+from surgery.verification.attacks.sampling import Sampling
 from surgery.verification.drift import drift, log_probs, perplexity
 from surgery.verification.probes import Probe, measure, probes_of
 
@@ -185,3 +187,29 @@ def test_what_cannot_be_verified_is_refused(toy: Toy) -> None:
         verify(model, None, facts[0], claim="rewritten")
     with pytest.raises(WrongWeights):
         verify(model, toy_edit(toy, size=1.0, base="0" * 64))
+
+
+def test_another_seed_draws_anew_and_the_same_repeats(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sampling, "profile", "quick")
+    edit = toy_edit(toy, size=20.0, facts=tuple(toy[1][:3]))
+    default, again, other = (
+        verify(toy[0], edit, controls=strangers, beside=True, **more) for more in ({}, {"seed": 0}, {"seed": 3})
+    )
+    assert (default.seed, again.seed, other.seed, other.as_record()["seed"]) == (0, 0, 3, 3)
+    name = Sampling.name
+    said = [
+        [(one.after.says, one.after.score, one.after.controls) for one in report.battery.findings if one.attack == name]
+        for report in (default, again, other)
+    ]
+    assert len(said[0]) == 3
+    assert said[0] == said[1]
+    assert said[0] != said[2]
+    effects = [report.beside.effects for report in (default, again, other)]
+    assert [one and one.seed for one in effects] == [0, 0, 3]
+    assert [row[2] for row in default.rows] == [row[2] for row in other.rows]  # which draws nothing
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_nothing_draws_by_is_refused(toy: Toy, seed: int) -> None:
+    with pytest.raises(SurgeryError, match=f"a seed is a whole number from 0 to 4294967295, not {seed}"):
+        verify(toy[0], toy_edit(toy, size=1.0), seed=seed)

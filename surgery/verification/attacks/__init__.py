@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from surgery.errors import check_choice
@@ -41,14 +42,23 @@ ATTACKS: dict[str, type[Attack]] = {
 }
 
 
-def attacks_of(profile: Profile) -> tuple[Attack, ...]:
-    """The attacks of a profile with their defaults: its own and those of the lighter ones."""
+def attacks_of(profile: Profile, seed: int = 0) -> tuple[Attack, ...]:
+    """The attacks of a profile with their defaults: its own and those of the lighter ones.
+
+    Args:
+        profile: which.
+        seed: of what they draw; 0 for what each draws by default.
+    """
     weight = PROFILES.index(profile)
-    return tuple(one() for one in ATTACKS.values() if PROFILES.index(one.profile) <= weight)
+    return tuple(_seeded(one(), seed) for one in ATTACKS.values() if PROFILES.index(one.profile) <= weight)
 
 
-def attacks_named(names: Sequence[str]) -> tuple[Attack, ...]:
+def attacks_named(names: Sequence[str], seed: int = 0) -> tuple[Attack, ...]:
     """The attacks of these names with their defaults, each once.
+
+    Args:
+        names: which.
+        seed: of what they draw; 0 for what each draws by default.
 
     Raises:
         SurgeryError: there is none of a name; the message lists those there are.
@@ -56,4 +66,13 @@ def attacks_named(names: Sequence[str]) -> tuple[Attack, ...]:
     chosen = list(dict.fromkeys(name.strip() for name in names))
     for name in chosen:
         check_choice("attack", name, ATTACKS)
-    return tuple(ATTACKS[name]() for name in chosen)
+    return tuple(_seeded(ATTACKS[name](), seed) for name in chosen)
+
+
+def _seeded(attack: Attack, seed: int) -> Attack:
+    """The attack so many seeds on from its default; one that takes `tries` seeds in a row shares none with another."""
+    default = getattr(attack, "seed", None)
+    if default is None:
+        return attack
+    moved = (default + seed * getattr(attack, "tries", 1)) % 2**31
+    return dataclasses.replace(attack, seed=moved)  # type: ignore[type-var]  # attacks are dataclasses
