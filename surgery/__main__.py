@@ -24,6 +24,7 @@ from surgery.commands.options import command
 from surgery.commands.show import show
 from surgery.commands.stats import stats
 from surgery.commands.sweep import sweep
+from surgery.commands.terminal import complain
 from surgery.commands.verify import verify
 from surgery.errors import SurgeryError
 
@@ -46,7 +47,7 @@ def main() -> None:
     try:
         app()
     except SurgeryError as error:
-        print(f"surgery: {error}", file=sys.stderr)
+        complain(error)
         sys.exit(2)
 
 

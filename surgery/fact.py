@@ -116,6 +116,33 @@ class Fact:
         return {key: value for key, value in record.items() if value not in (None, ())}
 
 
+def check_characters(fact: Fact) -> Fact:
+    """The fact, if all of its texts can be written down; no tokenizer reads a lone surrogate, half of a character.
+
+    Raises:
+        FactError: one cannot.
+    """
+    texts = {
+        "subject": [fact.subject],
+        "template": [fact.template],
+        "target": [fact.target],
+        "new_target": [fact.new_target or ""],
+        "paraphrases": fact.paraphrases,
+        "neighbours": [text for one in fact.neighbours for text in (one.prompt, one.target)],
+        "aliases": fact.aliases,
+        "id": [fact.id or ""],
+    }
+    for field, held in texts.items():
+        for half in (half for text in held if (half := half_character(text))):
+            raise FactError(field, f"holds {half!r}, which is half of a character; write the whole one")
+    return fact
+
+
+def half_character(text: str) -> str:
+    """The first lone surrogate of a text, or nothing."""
+    return next((one for one in text if "\ud800" <= one <= "\udfff"), "")
+
+
 def derive_neighbours(
     pairs: list[tuple[str, str]], index: int, template: str, *, limit: int = 6
 ) -> tuple[Neighbour, ...]:

@@ -24,7 +24,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from surgery.errors import FactError, SurgeryError
-from surgery.fact import SLOT, Fact, Neighbour
+from surgery.fact import SLOT, Fact, Neighbour, check_characters
 from surgery.files import written_whole
 from surgery.shipped import facts_of_relation
 
@@ -219,7 +219,7 @@ def read_facts(path: str | Path) -> list[Fact]:
         try:
             if not isinstance(record, dict):
                 raise FactError("record", f"expected a JSON object, found {json.dumps(record)[:40]}")
-            facts += layout.model_validate(record).facts()
+            facts += [check_characters(fact) for fact in layout.model_validate(record).facts()]
         except ValidationError as error:
             problems += [Problem(place, _field(one["loc"]), one["msg"]) for one in error.errors()]
         except FactError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from surgery.report_beside import ends, shown_beside, spread
+from surgery.visible import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +26,6 @@ DRAWN = 6
 """Facts whose attacks are drawn, those that withstood least first."""
 LONGEST = 2000
 """Characters of a text that are shown."""
-_TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def page(report: Report, figures: Mapping[str, Figure | Axes], where: Mapping[str, Figure | Axes] | None = None) -> str:
@@ -44,7 +43,7 @@ def page(report: Report, figures: Mapping[str, Figure | Axes], where: Mapping[st
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=visible,
+        finalize=shown,
     )
     environment.filters |= {"folded": folded, "number": number, "ends": ends, "spread": spread}
     drawn, attacked = _drawn(report)
@@ -70,13 +69,13 @@ def in_words(report: Report) -> list[tuple[str, int]]:
     return [(word, count) for (_, word), count in sorted(counts.items())]
 
 
-def visible(value: Any) -> Any:
-    """A text as a page shows it: not endless, and what is not seen or turns the text around it stands as its code."""
+def shown(value: Any) -> Any:
+    """A text as a page shows it: not endless, and nothing unseen in it."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     if len(value) > LONGEST:
         value = f"{value[:LONGEST]}… ({len(value):,} characters, whole in report.json)"
-    return value if value.isprintable() else "".join(f"[{ord(one):04X}]" if _unseen(one) else one for one in value)
+    return visible(value)
 
 
 def number(value: float, shape: str) -> str:
@@ -87,10 +86,6 @@ def number(value: float, shape: str) -> str:
 def folded(rows: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
     """The rows that are shown, and those that are folded."""
     return rows[:SHOWN], rows[SHOWN:]
-
-
-def _unseen(one: str) -> bool:
-    return one in _TURNING or (unicodedata.category(one) in ("Cc", "Cs") and one not in "\n\t")
 
 
 def _given(figures: Mapping[str, Figure | Axes]) -> list[Embedded]:

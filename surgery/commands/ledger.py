@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 import edits
@@ -129,18 +130,18 @@ def list_(
         if version is not None:
             raise SurgeryError("--version shows one version's facts, --versions all versions; give one of them")
         history = opened.versions()
-        table = Table("version", "created", "values", "edit", title=f"{folder}, {len(history)} versions")
+        table = Table("version", "created", "values", "edit", title=escape(f"{folder}, {len(history)} versions"))
         for one in history:
             table.add_row(one.hash[:12], str(one.about["created"]), str(len(one.values)), (one.edit or "none")[:12])
         run.say(table)
         run.result({"versions": [one.as_record() for one in history]})
         return
     entries, shown = opened.list(version), opened.version(version)
-    table = Table("entry", "prompt", "answer", "id", "loss", title=f"{folder}, {len(entries)} facts")
+    table = Table("entry", "prompt", "answer", "id", "loss", title=escape(f"{folder}, {len(entries)} facts"))
     for entry in entries:
         fact = entry.fact
         answer = fact.target + (f" > {fact.new_target}" if fact.new_target else "")
-        table.add_row(entry.id, fact.prompt, answer, fact.id or "", f"{entry.loss:.3f}")
+        table.add_row(entry.id, escape(fact.prompt), escape(answer), escape(fact.id or ""), f"{entry.loss:.3f}")
     run.say(table)
     run.result({"version": shown.hash, "facts": [entry.as_record() for entry in entries]})
 

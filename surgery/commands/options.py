@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import logging
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,12 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
-from rich.console import Console
 
 import edits
 import surgery
+from surgery.commands.terminal import Printer, as_json, complain, listen
 from surgery.errors import SurgeryError, check_choice
-from surgery.fact import Fact
+from surgery.fact import Fact, check_characters
 from surgery.model import Model, load
 from surgery.privacy import KEEPS
 from surgery.verification.attack import PROFILES
@@ -104,18 +102,18 @@ class Run:
     def say(self, what: Any, *, dim: bool = False) -> None:
         """Print for somebody who reads along."""
         if self.talks:
-            Console(soft_wrap=isinstance(what, str)).print(
+            Printer(soft_wrap=isinstance(what, str), emoji=False).print(
                 what, style="dim" if dim else None, markup=not isinstance(what, str), highlight=False
             )
 
     def complain(self, what: str) -> None:
         """Print what did not go as asked, also for somebody who reads nothing else."""
-        print(f"surgery: {what}", file=sys.stderr)
+        complain(what)
 
     def result(self, record: dict[str, Any]) -> None:
         """Print for a program."""
         if self.json and not self.quiet:
-            print(json.dumps(record, ensure_ascii=False))
+            print(as_json(record))
 
 
 def command(app: typer.Typer, function: Callable[..., int | None]) -> None:
@@ -128,7 +126,7 @@ def command(app: typer.Typer, function: Callable[..., int | None]) -> None:
     @functools.wraps(function)
     def called(**given: Any) -> None:
         run = Run(**{name: given.pop(name) for name in common})
-        logging.basicConfig(level=logging.ERROR if run.quiet or run.json else logging.WARNING, format="%(message)s")
+        listen(logging.ERROR if run.quiet or run.json else logging.WARNING)
         raise typer.Exit(function(run, **given) or 0)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
@@ -147,7 +145,7 @@ def facts_from(file: Path | None, subject: str | None, template: str | None, tar
         return surgery.read_facts(file)
     if subject is None or template is None or target is None:
         raise SurgeryError("give --facts, or all of --subject, --template and --target")
-    return [Fact(subject=subject, template=template, target=target)]
+    return [check_characters(Fact(subject=subject, template=template, target=target))]
 
 
 def lines_of(file: Path) -> list[str]:

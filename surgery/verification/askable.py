@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from surgery.errors import SurgeryError
-from surgery.fact import Fact
+from surgery.fact import Fact, half_character
 from surgery.model import Model
 from surgery.tokens import ask
 from surgery.verification.probes import SAID_TOKENS, Probe
@@ -37,6 +37,9 @@ def _why_not(model: Model, probe: Probe) -> str | None:
     for target in (probe.target, probe.new_target):
         if target is None:
             continue
+        if half := half_character(probe.prompt) or half_character(target):
+            asked = f"the {probe.role} {_short(probe.prompt)!r} or its answer {_short(target)!r}"
+            return f"{asked} holds {half!r}, half of a character"
         try:
             question = ask(model.tokenizer, probe.prompt, target)
         except SurgeryError:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 from xml.etree.ElementTree import parse
 
 import pytest
 from by_hand import Toy, toy_edit
 from known_answers import strangers
 
-from surgery import Fact, Model, Neighbour, verify
+from surgery import Fact, Model, Neighbour, read_facts, verify
+from surgery.records import FactsFileError
 from surgery.report import Report
 from surgery.verification.askable import readable, unaskable
 from surgery.verification.attacks import ATTACKS, attacks_named
@@ -126,6 +128,26 @@ def test_what_cannot_be_asked_is_a_row_with_its_reason(
     assert report.exit_code == alone.exit_code
 
 
+def test_half_a_character_is_its_own_row_s_problem(
+    toy: Toy, alone: Report, unchanged: Callable[[Model], None], tmp_path: Path
+) -> None:
+    unchanged(toy[0])
+    first, second = toy[1][:2]
+    bad = [
+        odd_fact("Alda \ud800"),
+        first.replace(target="\udfff"),
+        first.replace(paraphrases=["Alda\ud83d is"]),
+        first.replace(neighbours=[Neighbour("Alda is", "\ude00")], id="\ud800"),
+    ]
+    report = judged(toy, [first, *bad, second])
+    same_numbers(alone, report, (0, len(bad) + 1))
+    for i, half in enumerate((r"'\ud800'", r"'\udfff'", r"'\ud83d'", r"'\ude00'"), 1):
+        (claim,) = report.verdicts[i].claims
+        assert claim.outcome == "inconclusive"
+        assert claim.evidence.endswith(f"holds {half}, half of a character")
+    assert "half of a character" in saved(report, tmp_path)
+
+
 def test_prompts_without_tokens_cannot_be_asked(toy: Toy) -> None:
     probes = [Probe(0, "prompt", "Alda", "Orvel", None, True), Probe(2, "paraphrase", " \n", "Orvel", None, True)]
     assert unaskable(toy[0], probes) == {2: "the paraphrase ' \\n' or its answer 'Orvel' holds no token"}
@@ -157,3 +179,26 @@ def test_controls_the_model_cannot_read_are_left_away(toy: Toy) -> None:
     assert attacked(model, None, facts[:1], attack, with_long(2)).controls == (0,)
     report = verify(model, None, facts[:1], claim="removed", attacks=attack, controls=with_long(2))
     assert "attacks on 1 of 1 facts, whose controls are longer than the model reads" in report.not_tested
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"subject": "\ud800"}, "subject"),
+        ({"target": "a\udfff"}, "target"),
+        ({"paraphrases": ["Alda is", "\ud83d is"]}, "paraphrases"),
+        ({"neighbours": [{"prompt": "Alda is", "target": "\ude00"}]}, "neighbours"),
+        ({"id": "\ud800"}, "id"),
+    ],
+)
+def test_half_a_character_is_refused_with_its_line(changes: dict[str, Any], field: str, tmp_path: Path) -> None:
+    own = {"subject": "Alda", "template": TEMPLATE, "target": "Orvel"}
+    good = {**own, "target": "\U0001f600 \x1b[2J"}  # whole ones are as good as any other
+    path = tmp_path / "facts.jsonl"
+    path.write_text(json.dumps(good) + "\n" + json.dumps({**own, **changes}) + "\n")
+    told = rf"line 2, {field}: holds '\\ud.*', which is half of a character; write the whole one"
+    with pytest.raises(FactsFileError, match=told) as found:
+        read_facts(path)
+    assert len(found.value.problems) == 1
+    path.write_text(json.dumps(good) + "\n")
+    assert [one.target for one in read_facts(path)] == [good["target"]]
