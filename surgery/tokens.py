@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from surgery.errors import FactError, SurgeryError
-from surgery.fact import SLOT, Fact
+from surgery.fact import SLOT, Fact, half_character
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
     """Encode a text with its offsets.
 
     Raises:
-        SurgeryError: the text has no tokens, or the tokenizer cannot give offsets.
+        SurgeryError: the text has no tokens or is none, or the tokenizer cannot give offsets.
     """
+    if half := half_character(text):
+        raise SurgeryError(f"{text!r} holds {half!r}, which is half of a character; write the whole one")
     if not tokenizer.is_fast:
         raise SurgeryError(
             f"{type(tokenizer).__name__} gives no character offsets; load the model with its fast tokenizer"

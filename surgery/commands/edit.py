@@ -116,6 +116,13 @@ def remove(
         str | None,
         typer.Option(help=f"What to say instead: {', '.join(REMOVING)}; default: neutral, or what the method can do."),
     ] = None,
+    refusal: Annotated[
+        str | None, typer.Option(help="For the objective refusal: what to say; default: '... I cannot say.'.")
+    ] = None,
+    objective_layers: Annotated[
+        str | None,
+        typer.Option(help="For suppress and maximum-entropy: layers to hold to it besides the output, such as 10,20."),
+    ] = None,
     layer: Layer = None,
     corpus: Corpus = None,
     limits: LimitsGiven = None,
@@ -127,7 +134,7 @@ def remove(
 ) -> int:
     """Compute the edit that removes facts, verify it, write edit and report. The model stays as it is."""
     chosen = [fact.replace(new_target=None) for fact in surgery.read_facts(facts)]
-    wanted = None if objective is None else edits.objective_named(objective)
+    wanted = _objective(objective, refusal, objective_layers)
     if wanted is not None and wanted.claim != "removed":
         raise SurgeryError(f"the objective {objective!r} removes nothing; choose {', '.join(REMOVING)}")
     check_profile(profile)
@@ -140,6 +147,22 @@ def remove(
     files = {"edit": str(out)}
     code = conclude(run, judged, outputs, found.model, found.edit, files=files, also=found.record)
     return found.told(run, out) or code
+
+
+def _objective(name: str | None, refusal: str | None, layers: str | None) -> edits.Objective | None:
+    """The objective the options name, None where they name none.
+
+    Raises:
+        SurgeryError: there is none of that name, or one of the others is no setting of it.
+    """
+    settings: dict[str, Any] = {} if refusal is None else {"text": refusal}
+    if layers is not None:
+        settings["layers"] = tuple(layers_of(layers))
+    if name is None:
+        if settings:
+            raise SurgeryError("--refusal and --objective-layers go with --objective; name one, such as refusal")
+        return None
+    return edits.objective_named(name, **settings)
 
 
 def _computed(

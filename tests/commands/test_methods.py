@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import Folder, Surgery, printed
@@ -54,8 +55,27 @@ def test_a_removal_is_by_default_what_the_method_can_do(
 
 
 @pytest.mark.parametrize(
+    ("more", "wanted"),
+    [
+        (("--objective", "refusal", "--refusal", "away"), {"text": "away"}),
+        (("--objective", "maximum-entropy", "--objective-layers", "2-3"), {"layers": [2, 3]}),
+    ],
+)
+def test_an_objectives_settings_reach_it(
+    surgery: Surgery, given: Folder, more: tuple[str, ...], wanted: dict[str, Any]
+) -> None:
+    common = ("remove", "--model", given["model"], "--facts", given["known.jsonl"], "--method", "rank-one")
+    statistics = ("--corpus", given["corpus.txt"], "--layer", "1")
+    assert surgery(*common, *statistics, *more, "--out", "edit", "--report", "report") in (0, 10, 11, 13)
+    assert Edit.load("edit").settings["objective_settings"] == wanted
+
+
+@pytest.mark.parametrize(
     ("command", "method", "more", "message"),
     [
+        ("remove", "rank-one", ("--refusal", "away"), "--refusal and --objective-layers go with --objective"),
+        ("remove", "rank-one", ("--objective", "neutral", "--refusal", "away"), "the objective 'neutral' has no text"),
+        ("remove", "memit", ("--objective", "refusal", "--objective-layers", "2"), "'refusal' has no layers"),
         ("edit", "zero-neurons", (), "serves the objective 'suppress', not 'replace'"),
         ("remove", "replace-neurons", (), "serves the objective 'replace', not 'neutral'"),
         ("remove", "zero-neurons", ("--objective", "neutral"), "serves the objective 'suppress', not 'neutral'"),

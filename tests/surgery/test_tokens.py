@@ -96,6 +96,11 @@ def test_a_span_is_the_tokens_whose_characters_overlap(name: str, text: str, end
     assert list(range(span.start, span.stop)) == tokens_over(TOKENIZERS[name], text, start, stop)
 
 
+def test_half_a_character_is_no_text() -> None:
+    with pytest.raises(SurgeryError, match=r"holds '\\ud83d', which is half of a character; write the whole one"):
+        encode(TOKENIZERS["byte_level"], "a face \ud83d")
+
+
 def test_a_bos_shifts_positions_by_one_and_covers_nothing() -> None:
     plain, shifted = (encode(TOKENIZERS[name], "The river") for name in ("byte_level", "byte_level bos"))
     assert shifted.ids == (BOS_ID, *plain.ids)
