@@ -158,6 +158,24 @@ def generate(
     return [text_of(model, ids) for ids in said]
 
 
+def continued_together(model: Model, rows: Sequence[Sequence[int]], new: int, most: int) -> list[list[int]]:
+    """Which prompts to continue as one batch, at most so many: those of like length, as `tokens.by_length` has them.
+
+    A batch has the room of its longest row. Rows with room for less than `new` tokens stand beside those of just their
+    length, so that none of them cuts another one short.
+    """
+    limit = model.anatomy.max_positions
+    roomy = [i for i, row in enumerate(rows) if limit is None or len(row) + new <= limit + 1]
+    tight: dict[int, list[int]] = {}
+    for i in sorted(set(range(len(rows))) - set(roomy), key=lambda i: (len(rows[i]), i)):
+        tight.setdefault(len(rows[i]), []).append(i)
+    return [
+        [group[k] for k in part]
+        for group in (roomy, *tight.values())
+        for part in by_length([rows[i] for i in group], most)
+    ]
+
+
 def text_of(model: Model, ids: Sequence[int]) -> str:
     """Token ids as text, without special tokens."""
     return str(model.tokenizer.decode(list(ids), skip_special_tokens=True))

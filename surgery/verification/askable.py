@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from surgery.errors import SurgeryError
 from surgery.fact import Fact, half_character
 from surgery.model import Model
-from surgery.tokens import ask
+from surgery.tokens import ask, encode
 from surgery.verification.probes import SAID_TOKENS, Probe
 
+TOO_LONG = "longer than the model reads"
 SHOWN = 60
 """Characters of a text that a reason quotes."""
 
@@ -30,6 +31,21 @@ def readable(model: Model, fact: Fact) -> bool:
     """Whether a fact's prompt and paraphrases can be asked with its answer."""
     own = (fact.prompt, *fact.paraphrases)
     return not unaskable(model, [Probe(0, "prompt", text, fact.target, None, True) for text in own])
+
+
+def fits(model: Model, prompt: str, answer: str) -> bool:
+    """Whether a prompt can be asked with an answer: both have tokens, and the model reads so many."""
+    limit = model.anatomy.max_positions
+    try:
+        return limit is None or len(ask(model.tokenizer, prompt, answer).ids) <= limit
+    except SurgeryError:
+        return False
+
+
+def leaves_room(model: Model, prompt: str) -> bool:
+    """Whether a model can read a prompt and say something after it, at least as much as after a probe."""
+    limit = model.anatomy.max_positions
+    return limit is None or len(encode(model.tokenizer, prompt).ids) + SAID_TOKENS <= limit
 
 
 def _why_not(model: Model, probe: Probe) -> str | None:

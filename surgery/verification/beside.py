@@ -22,6 +22,7 @@ from surgery.errors import SurgeryError
 from surgery.fact import Fact
 from surgery.model import Model
 from surgery.numbers import Interval, json_values
+from surgery.verification.askable import TOO_LONG, fits
 from surgery.verification.attack import PROFILES, Profile
 from surgery.verification.baseline import Baseline, Controls
 from surgery.verification.classic import Classic, fluency, score, told_on
@@ -161,10 +162,10 @@ def measured_beside(asked: Asked, meter: Meter, *, wanted: bool = True) -> Besid
             made[name] = _MEASURES[name](asked)
     found = Beside(**made)
     left = [ABOUT[name] for name in parts if not getattr(found, name)]
-    return replace(found, left_out=(*left, *_within(found, asked)))
+    return replace(found, left_out=(*left, *_within(found, asked, chosen)))
 
 
-def _within(found: Beside, asked: Asked) -> list[str]:
+def _within(found: Beside, asked: Asked, chosen: Sequence[str]) -> list[str]:
     """What was left out of parts that were measured."""
     left = []
     if found.effects:
@@ -172,14 +173,28 @@ def _within(found: Beside, asked: Asked) -> list[str]:
         for axis, why in found.effects.left_out.items():
             reasons.setdefault(why, []).append(axis)
         left += [f"side effects on {', '.join(axes)}: {why}" for why, axes in reasons.items()]
+        whole = {one.axis for one in found.effects.effects}
+        left += [
+            f"side effects on {axis}, cases {TOO_LONG}: {count}"
+            for axis, count in found.effects.too_long.items()
+            if axis in whole
+        ]
         looked, among = found.effects.facts
         left += [f"side effects around {among - looked} of {among} facts, which were not drawn"] * (looked < among)
     if found.generation:
         left += [f"free answers in the form {form}: {why}" for form, why in found.generation.left_out.items()]
+        left += [
+            f"free answers in the form {form}, prompts {TOO_LONG}: {count}"
+            for form, count in found.generation.too_long.items()
+        ]
+    if "comparison" in chosen and (long := found.comparison.left_out if found.comparison else len(asked.facts)):
+        left.append(f"an instruction in the context of {long} of {len(asked.facts)} facts, {TOO_LONG}")
     if found.depth and (rest := len(asked.facts) - len(found.depth)):
         why = f"only the first {DEEP} are tried, and each needs invented subjects to compare with"
         left.append(f"how deep the removal of {rest} of {len(asked.facts)} facts goes: {why}")
-    if found.classic:
+    if "classic" in chosen:
+        if long := len(asked.facts) - (len(found.classic["after"].successes) if found.classic else 0):
+            left.append(f"CounterFact's scores of {long} of {len(asked.facts)} facts, {TOO_LONG}")
         left.append(CONSISTENCY)
     return left
 
@@ -200,14 +215,27 @@ def _generation(asked: Asked) -> Generation:
     return generation(asked.model, asked.edit, asked.facts, claim=asked.claim, baseline=asked.baseline)
 
 
-def _comparison(asked: Asked) -> Comparison:
-    return compared(asked.facts, asked.rows, asked.claim, asked.baseline, thresholds=asked.lines)
+def _comparison(asked: Asked) -> Comparison | None:
+    # facts may all be too long for an instruction in front of them
+    with suppress(SurgeryError):
+        return compared(asked.facts, asked.rows, asked.claim, asked.baseline, thresholds=asked.lines)
+    return None
 
 
 def _classic(asked: Asked) -> dict[str, Classic]:
+    facts = [fact for fact in asked.facts if _scorable(asked.model, fact)]
+    if not facts:
+        return {}
     with asked.edit.applied(asked.model) if asked.edit else nullcontext():
-        after = score(asked.model, asked.facts)
-    return {"before": asked.baseline.score(asked.facts), "after": after} if asked.edit else {"after": after}
+        after = score(asked.model, facts)
+    return {"before": asked.baseline.score(facts), "after": after} if asked.edit else {"after": after}
+
+
+def _scorable(model: Model, fact: Fact) -> bool:
+    """Whether all that CounterFact's scores ask can be asked, the new answer after each neighbour included."""
+    pairs = [(text, fact.target) for text in (fact.prompt, *fact.paraphrases)]
+    pairs += [(one.prompt, one.target) for one in fact.neighbours]
+    return all(fits(model, prompt, one) for prompt, old in pairs for one in (old, str(fact.new_target)))
 
 
 def _fluency(asked: Asked) -> dict[str, Interval]:

@@ -31,8 +31,8 @@ from surgery.fact import Fact
 from surgery.likelihood import answer_likelihoods
 from surgery.model import Model
 from surgery.numbers import Interval, json_values, student, wilson
-from surgery.predict import generate
-from surgery.tokens import by_length, encode
+from surgery.predict import continued_together, generate
+from surgery.tokens import encode
 
 COLUMNS = ("rewrite", "exact", "paraphrase", "neighbourhood")
 PUBLISHED = [0, 2, 3]
@@ -140,7 +140,7 @@ def told_on(
     ids = [encode(model.tokenizer, prompt).ids for prompt in prompts]
     random = None if seed is None else np.random.RandomState(seed)
     texts = [""] * len(prompts)
-    for rows in by_length(ids, ROWS):
+    for rows in continued_together(model, ids, length, ROWS):
         most = max(length - len(ids[rows[0]]), 1)
         said = generate(model, [prompts[i] for i in rows], most, random=random, top_k=top_k if random else None)
         for i, text in zip(rows, said, strict=True):

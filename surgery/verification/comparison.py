@@ -22,6 +22,7 @@ import numpy as np
 from surgery.errors import SurgeryError
 from surgery.fact import Fact
 from surgery.numbers import Interval, json_values, student, wilson
+from surgery.verification.askable import fits
 from surgery.verification.baseline import Baseline
 from surgery.verification.probes import Measured, Probe, Rating, Role
 from surgery.verification.verdicts import Row, Thresholds
@@ -64,11 +65,13 @@ class Comparison:
         claim: "removed" (a low probability of the old answer is good) or "rewritten" (a high one of the new is).
         rows: no edit, in the context and, where there is one, the edit.
         instruction: what stood in front of the first fact's prompts.
+        left_out: how many facts are in none of the rows, as the model cannot read them behind an instruction.
     """
 
     claim: Literal["removed", "rewritten"]
     rows: tuple[BaselineRow, ...]
     instruction: str
+    left_out: int = 0
 
     def __post_init__(self) -> None:
         if tuple(one.name for one in self.rows) not in (NAMES[:2], NAMES):
@@ -154,7 +157,8 @@ def compared(
         instruct: gives the instruction of a fact and a claim.
 
     Raises:
-        SurgeryError: there are no rows, or a rewrite's fact has no new answer.
+        SurgeryError: there are no rows, a rewrite's fact has no new answer, or the model can read none of the facts
+            behind its instruction.
     """
     if not rows:
         raise SurgeryError("there are no probes to compare by; give the rows of a report")
@@ -163,15 +167,20 @@ def compared(
     line = (Thresholds() if thresholds is None else thresholds).neighbour_shift
     told = [instruct(fact, claim) for fact in facts]
     kept = [row for row in rows if row[0].held_out or row[0].role != "paraphrase"]
+    behind = [(row, (f"{told[row[0].fact]} {row[0].prompt}", _answer(row[0], claim))) for row in kept]
+    long = {row[0].fact for row, pair in behind if not fits(baseline.model, *pair)}
+    kept = [row for row, _ in behind if row[0].fact not in long]
+    if not kept:
+        raise SurgeryError("the model can read no fact behind its instruction; give shorter facts")
+    asked = [pair for row, pair in behind if row[0].fact not in long]
     probes = [probe for probe, _, _ in kept]
     edited = kept[0][1] is not None
     none = [_wanted(probe, was or now, claim) for probe, was, now in kept]
-    asked = [(f"{told[probe.fact]} {probe.prompt}", _answer(probe, claim)) for probe in probes]
     context = [Rating.of(one) for one in baseline.rate(asked)]
     made = [_row("no edit", probes, none, none, line), _row("in the context", probes, none, context, line)]
     if edited:
         made.append(_row("edit", probes, none, [_wanted(probe, now, claim) for probe, _, now in kept], line))
-    return Comparison(claim, tuple(made), told[0])
+    return Comparison(claim, tuple(made), told[probes[0].fact], len(long))
 
 
 def _answer(probe: Probe, claim: str) -> str:

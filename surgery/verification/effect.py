@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from surgery.errors import SurgeryError
@@ -108,6 +108,7 @@ class Effects:
         facts: how many facts were looked at, of how many.
         seed: of everything drawn.
         seconds: how long it took.
+        too_long: on each axis, how many questions were not asked, as the model cannot read them.
     """
 
     effects: tuple[Effect, ...]
@@ -115,6 +116,7 @@ class Effects:
     facts: tuple[int, int]
     seed: int
     seconds: float
+    too_long: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [one.axis for one in self.effects]

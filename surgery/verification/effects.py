@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -27,6 +28,7 @@ from surgery.numbers import Interval, student
 from surgery.predict import generate, next_log_probs, rate
 from surgery.shipped import example_facts, neutral_texts
 from surgery.tokens import ask, encode
+from surgery.verification.askable import TOO_LONG, fits, leaves_room
 from surgery.verification.attack import PROFILES
 from surgery.verification.baseline import Baseline
 from surgery.verification.drift import Drift
@@ -93,17 +95,22 @@ def effects(
     rewritten = edit.claim == "rewritten" and all(fact.new_target for fact in facts)
     near = around(facts, chosen)
     cases = near + unrelated_cases(base, facts, known, UNRELATED[profile], seed)
+    too_long: Counter[str] = Counter()
     openings: list[tuple[int, str]] = []
     starts: list[str] = []
     if whole:
         cases += about_subjects(facts, chosen, known)
         cases += reversed_questions(facts, chosen, reverse, rewritten=rewritten)
         openings = [(i, text.replace(SLOT, facts[i].subject)) for i in chosen if facts[i].subject for text in OPENINGS]
+        every, openings = openings, [one for one in openings if leaves_room(model, one[1])]
+        too_long["same subject"] += len(every) - len(openings)
         words = [text.split() for text in (neutral_texts() if texts is None else texts)[:OPENING_TEXTS]]
         starts = [" ".join(one[:OPENING_WORDS]) for one in words]
+    cases = _readable(model, cases, too_long)
     with edit.applied(model):
         if whole:
-            cases += behind(_statements(model, facts, chosen, rewritten=rewritten), near)
+            told = behind(_statements(model, facts, chosen, rewritten=rewritten), near)
+            cases += _readable(model, told, too_long)
         after = _rated(model, cases)
         next_after = next_log_probs(model, [text for _, text in openings]) if openings else None
         said_after = generate(model, starts, CONTINUED) if starts else []
@@ -117,10 +124,11 @@ def effects(
     made = {name: one for name, one in found.items() if one is not None}
     return Effects(
         tuple(made[name] for name in AXES if name in made),
-        {name: _why(name, whole, drift, rewritten) for name in AXES if name not in made},
+        {name: _why(name, whole, drift, rewritten, too_long[name]) for name in AXES if name not in made},
         (len(chosen), len(facts)),
         seed,
         time.perf_counter() - started,
+        {name: too_long[name] for name in AXES if too_long[name]},
     )
 
 
@@ -136,11 +144,19 @@ def _ids(model: Model, text: str) -> tuple[int, ...]:
 
 def _statements(model: Model, facts: Sequence[Fact], chosen: Sequence[int], *, rewritten: bool) -> dict[int, str]:
     """What the edit is to make of each fact, or what the model, edited now, says of it, as a sentence."""
+    asked = [i for i in chosen if rewritten or leaves_room(model, facts[i].prompt)]
     if rewritten:
-        answers = [str(facts[i].new_target).strip() for i in chosen]
+        answers = [str(facts[i].new_target).strip() for i in asked]
     else:
-        answers = speak(model, [facts[i].prompt for i in chosen], SAID_TOKENS)
-    return {i: f"{facts[i].prompt} {text.rstrip(' .')}." for i, text in zip(chosen, answers, strict=True) if text}
+        answers = speak(model, [facts[i].prompt for i in asked], SAID_TOKENS)
+    return {i: f"{facts[i].prompt} {text.rstrip(' .')}." for i, text in zip(asked, answers, strict=True) if text}
+
+
+def _readable(model: Model, cases: Sequence[Case], too_long: Counter[str]) -> list[Case]:
+    """The cases that the model can be asked; the others are counted by their axis."""
+    kept = [case for case in cases if fits(model, case.prompt, case.answer)]
+    too_long.update(Counter(case.axis for case in cases) - Counter(case.axis for case in kept))
+    return kept
 
 
 def _rated(model: Model, cases: Sequence[Case]) -> list[float]:
@@ -216,7 +232,7 @@ def _of_drift(drift: Drift | None) -> dict[str, Effect]:
     }
 
 
-def _why(axis: str, whole: bool, drift: Drift | None, rewritten: bool) -> str:
+def _why(axis: str, whole: bool, drift: Drift | None, rewritten: bool, too_long: int) -> str:
     """Why an axis has no cases."""
     if axis in ("neutral text", "perplexity") and drift is None:
         return "no drift was given"
@@ -224,4 +240,4 @@ def _why(axis: str, whole: bool, drift: Drift | None, rewritten: bool) -> str:
         return "not in the quick profile"
     if axis == "reversed, new answer" and not rewritten:
         return "there is no new answer"
-    return "there is nothing to ask"
+    return f"what there is to ask is {TOO_LONG}" if too_long else "there is nothing to ask"

@@ -11,9 +11,10 @@ teacher forcing, and nothing is cut to the answer's length.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from transformers import PreTrainedTokenizerBase
@@ -24,6 +25,7 @@ from surgery.fact import Fact
 from surgery.model import Model
 from surgery.numbers import Interval, json_values, wilson
 from surgery.verification.answers import Said, said_which
+from surgery.verification.askable import leaves_room
 from surgery.verification.baseline import Baseline
 from surgery.verification.probes import probes_of
 from surgery.verification.speech import MOST_TOKENS, speak
@@ -76,6 +78,7 @@ class Generation:
         spoken: one a prompt and form.
         wordings: what each form puts around a prompt.
         left_out: forms that were not asked, and why.
+        too_long: in each form, how many prompts were not asked, as the model cannot read them in it.
         most: most tokens a reply could have.
     """
 
@@ -83,6 +86,7 @@ class Generation:
     wordings: dict[Form, str]
     left_out: dict[str, str]
     most: int
+    too_long: dict[Form, int] = field(default_factory=dict)
 
     def share(
         self, said: Said, *, form: Form | None = None, role: str = "prompt", when: Literal["before", "after"] = "after"
@@ -137,8 +141,8 @@ def generation(
         baseline: what the base model answers, where the caller keeps it.
 
     Raises:
-        SurgeryError: there are no facts, a form is unknown, a wording has no place for the prompt, or the baseline is
-            another model's.
+        SurgeryError: there are no facts, the model can read none of them in any form, a form is unknown, a wording has
+            no place for the prompt, or the baseline is another model's.
     """
     wordings = _wordings(forms, question, chat)
     left_out: dict[str, str] = {}
@@ -151,8 +155,13 @@ def generation(
     base.check(model)
     rewritten = (claim or (edit.claim if edit else "rewritten")) == "rewritten"
     asked = _asked(facts, rewritten, most_neighbours)
-    rows = [(form, one) for form in wordings for one in asked]
-    prompts = [_put(model.tokenizer, form, wordings[form], one[2]) for form, one in rows]
+    put = [(form, one, _put(model.tokenizer, form, wordings[form], one[2])) for form in wordings for one in asked]
+    short = [row for row in put if leaves_room(model, row[2])]
+    if not short:
+        raise SurgeryError("the model can read no prompt in any of these forms; give shorter facts")
+    rows, prompts = [row[:2] for row in short], [row[2] for row in short]
+    counts = Counter(form for form, _ in rows)
+    too_long = {form: len(asked) - counts[form] for form in wordings if counts[form] < len(asked)}
     with edit.applied(model) if edit else nullcontext():
         after = speak(model, prompts, most)
     before: list[str | None] = [*base.speak(prompts, most)] if edit else [None] * len(rows)
@@ -162,7 +171,7 @@ def generation(
         which = [None if text is None else said_which(text, ways, (new,) if new else ()) for text in (was, now)]
         assert which[1] is not None
         spoken.append(Spoken(i, role, form, prompt, old, new, was, now, which[0], which[1]))
-    return Generation(tuple(spoken), wordings, left_out, most)
+    return Generation(tuple(spoken), wordings, left_out, most, too_long)
 
 
 def _asked(

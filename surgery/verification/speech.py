@@ -11,8 +11,8 @@ import re
 from collections.abc import Sequence
 
 from surgery.model import Model
-from surgery.predict import generate
-from surgery.tokens import by_length, encode
+from surgery.predict import continued_together, generate
+from surgery.tokens import encode
 
 ROWS = 32
 MOST_TOKENS = 40
@@ -28,7 +28,8 @@ def speak(model: Model, prompts: Sequence[str], most: int = MOST_TOKENS) -> list
         most: most tokens it may say.
     """
     said = [""] * len(prompts)
-    for rows in by_length([encode(model.tokenizer, prompt).ids for prompt in prompts], ROWS):
+    ids = [encode(model.tokenizer, prompt).ids for prompt in prompts]
+    for rows in continued_together(model, ids, most, ROWS):
         texts = generate(model, [prompts[i] for i in rows], most, until=has_stopped)
         for i, text in zip(rows, texts, strict=True):
             said[i] = until_stop(text)

@@ -111,8 +111,13 @@ def test_other_subjects_are_never_attacked_ones(toy: Toy) -> None:
         )
     )
     attacked = with_subject(fact, "bero castor")
-    assert DirectionAblation()._others([fact, attacked], [0, 1]) == ["Edda Holm"]
-    assert DirectionAblation(most=1)._others([fact], [0]) == ["Bero Castor"]
+    frame = (fact.template,)
+    assert DirectionAblation()._others(model, [fact, attacked], frame, [0, 1]) == ["Edda Holm"]
+    assert DirectionAblation(most=1)._others(model, [fact], frame, [0]) == ["Bero Castor"]
+    # a frame in which the model can read no other subject, and one in which this one only is too long
+    assert DirectionAblation()._others(model, [fact], (*frame, "{} " + "was " * 60), [0]) == []
+    long = fact.replace(neighbours=(Neighbour("was " * 60 + "lives in the city of", "Tamsk"), *fact.neighbours))
+    assert DirectionAblation()._others(model, [long], frame, [0]) == ["Bero Castor", "Edda Holm"]
     plain = Fact(subject="", template="The summer was a", target="long", neighbours=fact.neighbours)
     assert np.isnan(DirectionAblation()(model, [plain]).scores).all()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,12 +13,16 @@ import pytest
 from by_hand import Toy, toy_edit
 from known_answers import strangers
 
-from surgery import Fact, Model, Neighbour, read_facts, verify
+from surgery import Fact, Model, Neighbour, SurgeryError, read_facts, verify
 from surgery.records import FactsFileError
 from surgery.report import Report
 from surgery.verification.askable import readable, unaskable
-from surgery.verification.attacks import ATTACKS, attacks_named
+from surgery.verification.attacks import ATTACKS, attacks_named, attacks_of
+from surgery.verification.baseline import Baseline
 from surgery.verification.battery import attacked
+from surgery.verification.beside import ABOUT
+from surgery.verification.comparison import compared
+from surgery.verification.generation import generation
 from surgery.verification.probes import Probe
 
 ODD = {
@@ -46,6 +51,24 @@ TOO_LONG = {
     "a long answer": Fact(subject="Alda Brin", template=TEMPLATE, target="Orvel " * 2000),
     "no room to speak": Fact(subject="Alda Brin", template="{} " + "was " * 58 + "in", target="Orvel"),
 }
+LONG = {
+    "prompt": Fact(subject="Alda Brin", template="{} " + "was " * 47 + "in", target="Orvel"),
+    "subject": Fact(subject="Alda Brin " + "was " * 45 + "there", template="{} speaks the language", target="Norric"),
+    "paraphrase": Fact(
+        subject="Alda Brin",
+        template="{} has a house in",
+        target="Orvel",
+        paraphrases=["Alda Brin " + "was " * 48 + "in", "The home town of Alda Brin is"],
+    ),
+    "neighbour": Fact(
+        subject="Bero Brin",
+        template="{} was away for a long day in summer and performs on the",
+        target="harp",
+        neighbours=[Neighbour("You " + "and it " * 25 + "so", "Orvel")],
+    ),
+    "new answer": Fact(subject="Alda Brin", template="{} writes letters in", target="Norric"),
+}
+"""The model reads each of them with its answer, but not within a question, behind an instruction or in an opening."""
 TRIED = ("paraphrases", "int4", "related relearning", "stray spaces", "jailbreaks", "sampling", "answer prefixes")
 
 
@@ -146,6 +169,73 @@ def test_half_a_character_is_its_own_row_s_problem(
         assert claim.outcome == "inconclusive"
         assert claim.evidence.endswith(f"holds {half}, half of a character")
     assert "half of a character" in saved(report, tmp_path)
+
+
+def test_what_is_too_long_for_some_parts_is_left_out_of_them_alone(
+    toy: Toy, unchanged: Callable[[Model], None], tmp_path: Path
+) -> None:
+    """In the full profile, which has all parts of the others."""
+    model, (first, second) = toy[0], toy[1][:2]
+    unchanged(model)
+    edit = toy_edit(toy, size=20.0)
+    tried = [one for one in attacks_of("full") if one.name != "related relearning"]  # it trains on all neighbours
+    files = [[first, second], [first, *LONG.values(), second]]
+    alone, report = (verify(model, edit, facts, profile="full", attacks=tried, controls=strangers) for facts in files)
+    places = (0, len(LONG) + 1)
+    same_numbers(alone, report, places)
+    assert all(report.battery.of(i) for i in range(len(files[1])))
+    assert alone.beside.generation is not None
+    assert report.beside.generation is not None
+    for i, now in enumerate(places):
+        mine = [one for one in alone.beside.generation.spoken if one.fact == i]
+        theirs = [dataclasses.replace(one, fact=i) for one in report.beside.generation.spoken if one.fact == now]
+        assert mine == theirs
+    assert report.exit_code == alone.exit_code
+    untested = [
+        "free answers in the form question, prompts longer than the model reads: 3",
+        "an instruction in the context of 4 of 7 facts, longer than the model reads",
+        "side effects on same subject, cases longer than the model reads: 3",
+        "side effects on statement in front, cases longer than the model reads: 1",
+    ]
+    assert set(untested) <= set(report.not_tested)
+    assert not any("longer than the model reads" in one for one in alone.not_tested)
+    saved(report, tmp_path)
+
+
+def test_where_every_fact_is_too_long_a_part_is_left_out(toy: Toy) -> None:
+    model, fact = toy[0], LONG["prompt"].replace(new_target="Tamsk")
+    near = Neighbour("They " + "and so " * 20 + "was", "Orvel")  # fits with its own answer, not with the new one
+    wordy = toy[1][0].replace(new_target="Tamsk " * 30, neighbours=[near])
+    edit = toy_edit(toy, size=20.0, facts=(fact, wordy), claim="rewritten")
+    both, one = (
+        verify(model, edit, facts, profile="standard", attacks=(), beside=True) for facts in ([fact, wordy], [wordy])
+    )
+    scored = both.beside.classic["after"]
+    assert len(scored.successes) == 1
+    assert "CounterFact's scores of 1 of 2 facts, longer than the model reads" in both.not_tested
+    assert one.beside.classic == {}
+    assert {ABOUT["classic"], "CounterFact's scores of 1 of 1 facts, longer than the model reads"} <= set(
+        one.not_tested
+    )
+    fact = fact.replace(
+        neighbours=[Neighbour("They went home in summer to see some old friends who had been away in", "Orvel")]
+    )
+    alone = verify(model, edit, [fact], profile="standard", attacks=(), beside=True)
+    assert alone.beside.comparison is None
+    assert {
+        ABOUT["comparison"],
+        "an instruction in the context of 1 of 1 facts, longer than the model reads",
+        "side effects on statement in front: what there is to ask is longer than the model reads",
+    } - set(alone.not_tested) == set()
+
+
+def test_what_no_form_leaves_room_for_is_refused(toy: Toy) -> None:
+    model, fact = toy[0], LONG["prompt"]
+    with pytest.raises(SurgeryError, match="the model can read no prompt in any of these forms; give shorter facts"):
+        generation(model, None, [fact], forms=["question"])
+    rows = verify(model, None, [fact], attacks=()).rows
+    with pytest.raises(SurgeryError, match="the model can read no fact behind its instruction; give shorter facts"):
+        compared([fact], rows, "removed", Baseline(model))
 
 
 def test_prompts_without_tokens_cannot_be_asked(toy: Toy) -> None:

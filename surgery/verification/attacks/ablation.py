@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,9 +29,11 @@ from surgery.hooks import TraceDict, hidden, with_hidden
 from surgery.model import Model
 from surgery.predict import answer_logits
 from surgery.products import fast_products
-from surgery.tokens import Question, ask, encode, pad
+from surgery.tokens import Question, ask, encode
+from surgery.verification.askable import leaves_room
 from surgery.verification.attack import Aspect, Attempt, Profile
 from surgery.verification.attacks.wordings import wordings
+from surgery.verification.states import last_states
 
 ROWS = 32
 
@@ -88,7 +91,7 @@ class DirectionAblation:
         rows: dict[tuple[str, ...], list[int]] = {}
         for i, one in enumerate(frames):
             rows.setdefault(one, []).append(i)
-        others = {frame: self._others(facts, own) for frame, own in rows.items()}
+        others = {frame: self._others(model, facts, frame, own) for frame, own in rows.items()}
         texts = [text for fact in facts for text in wordings(fact)]
         texts += [one.replace(SLOT, name) for frame, names in others.items() for name in names for one in frame]
         states = _last_states(model, list(dict.fromkeys(texts)), layers)
@@ -107,8 +110,8 @@ class DirectionAblation:
                     found[i] = apart / apart.norm(dim=-1, keepdim=True).clamp_min(1e-12)
         return found
 
-    def _others(self, facts: Sequence[Fact], own: Sequence[int]) -> list[str]:
-        """Subjects of the neighbours of some facts of one template, none of which is attacked."""
+    def _others(self, model: Model, facts: Sequence[Fact], frame: Sequence[str], own: Sequence[int]) -> list[str]:
+        """Subjects of the neighbours of some facts of one template, none of which is attacked or too long for it."""
         before, _, after = facts[own[0]].template.partition(SLOT)
         names: dict[str, None] = {}
         for prompt in (one.prompt for i in own if facts[i].subject for one in facts[i].neighbours):
@@ -116,7 +119,9 @@ class DirectionAblation:
             if name.strip() and prompt == before + name + after:
                 names[name] = None
         attacked = {fact.subject.casefold() for fact in facts}
-        return [name for name in names if name.casefold() not in attacked][: self.most]
+        free = (name for name in names if name.casefold() not in attacked)
+        short = (name for name in free if all(leaves_room(model, one.replace(SLOT, name)) for one in frame))
+        return list(islice(short, self.most))
 
 
 @torch.no_grad()
@@ -154,17 +159,13 @@ def _last_states(
     model: Model, texts: Sequence[str], layers: Sequence[int]
 ) -> dict[str, Float[Tensor, "layers d_model"]]:
     """The states after some layers at each text's last token, in float32."""
-    names = [model.anatomy.names("state")[layer] for layer in layers]
     encoded = sorted(
         ((text, encode(model.tokenizer, text.rstrip()).ids) for text in texts), key=lambda one: len(one[1])
     )
     found: dict[str, Tensor] = {}
     for start in range(0, len(encoded), ROWS):
         part = encoded[start : start + ROWS]
-        batch = pad([ids for _, ids in part], device=model.device)
-        ends, rows = batch.columns([-1] * len(part)), torch.arange(len(part), device=model.device)
-        with fast_products(model.device, model.dtype), TraceDict(model.hf, names, stop=True) as seen:
-            model.normed_states(batch)
-        states = torch.stack([hidden(seen[name].output, len(part))[rows, ends].float() for name in names], 1)
+        with fast_products(model.device, model.dtype):
+            states = last_states(model, [ids for _, ids in part], layers).float()
         found |= {text: row for (text, _), row in zip(part, states, strict=True)}
     return found

@@ -20,10 +20,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from surgery.fact import Fact
-from surgery.hooks import TraceDict, hidden
 from surgery.model import Model
-from surgery.tokens import ask, pad
+from surgery.tokens import ask
 from surgery.verification.attack import Aspect, Attempt, Profile
+from surgery.verification.states import last_states
 
 ROWS = 32
 
@@ -70,14 +70,10 @@ def _layers(count: int) -> tuple[str, ...]:
 def _read(model: Model, facts: Sequence[Fact]) -> Iterator[Float[Tensor, "rows layers"]]:
     """Probability of each answer's first token at every layer, at the last token of some prompts at a time."""
     questions = [ask(model.tokenizer, fact.prompt, fact.target) for fact in facts]
-    names = model.anatomy.names("state")
+    layers = range(len(model.anatomy.layers))
     for start in range(0, len(questions), ROWS):
         part = questions[start : start + ROWS]
-        batch = pad([one.prompt_ids for one in part], device=model.device)
-        ends, rows = batch.columns([-1] * len(part)), torch.arange(len(part), device=model.device)
-        with TraceDict(model.hf, names) as seen:
-            model.normed_states(batch)
-        states = torch.stack([hidden(seen[name].output, len(part))[rows, ends] for name in names], 1)
+        states = last_states(model, [one.prompt_ids for one in part], layers)
         wanted = torch.tensor([one.answer_ids[0] for one in part], device=model.device)
         said = model.anatomy.unembed(states).float().softmax(-1)
         yield said.gather(2, wanted[:, None, None].expand(-1, said.shape[1], 1)).squeeze(-1).double().cpu()
