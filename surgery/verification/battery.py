@@ -3,7 +3,7 @@
 1. Each fact gets its controls, invented subjects with its wording and answer.
 2. Facts and controls go through every attack on the base model, and again under the edit.
 3. What counts is the lift over the controls (`attack`).
-4. Without an edit, whether each fact stands out from its controls when it is merely asked for.
+4. Without an edit, how each fact and its controls answer when merely asked, in every wording that names the subject.
 Paraphrases the edit has looked at are not asked.
 """
 
@@ -15,15 +15,39 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from surgery.edit import Edit
 from surgery.fact import Fact
 from surgery.model import Model
 from surgery.verification.askable import readable
 from surgery.verification.attack import FEWEST_CONTROLS, Attack, Attempt, Finding, Lift, lift
 from surgery.verification.attacks.paraphrases import Paraphrases
-from surgery.verification.attacks.wordings import WORDINGS, rated
+from surgery.verification.attacks.wordings import all_wordings, rated
 from surgery.verification.baseline import Baseline, Controls
 from surgery.verification.intervention import Intervention
+
+
+@dataclass(frozen=True)
+class Merely:
+    """A fact and its controls, merely asked for.
+
+    Attributes:
+        wordings: the fact's own.
+        scores: the answer's probability after each, of the fact and then of each control.
+    """
+
+    wordings: tuple[str, ...]
+    scores: tuple[tuple[float, ...], ...]
+
+    def lift(self, texts: Collection[str]) -> Lift | None:
+        """How far it stands out in some of the wordings; None where a text is none of them, so that no control has it."""
+        if not set(texts) <= set(self.wordings):
+            return None
+        chosen = [i for i, one in enumerate(self.wordings) if one in texts]
+        forms = tuple(f"paraphrase {i}" if i else "prompt" for i in chosen)
+        rows = np.array(self.scores)
+        return lift(Attempt(forms, rows[:, chosen]), 0, range(1, len(rows)), Paraphrases.floor)
 
 
 @dataclass(frozen=True)
@@ -34,13 +58,13 @@ class Battery:
         findings: one a fact and attack; none for facts that have no controls.
         seconds: what each attack took, by name, on both states of the model.
         controls: how many controls each fact had.
-        asked: without an edit, how far each fact that has controls stands out when asked, by which of the facts.
+        asked: without an edit, what each fact that has controls and these score when asked, by which of the facts.
     """
 
     findings: tuple[Finding, ...]
     seconds: Mapping[str, float]
     controls: tuple[int, ...]
-    asked: Mapping[int, Lift] = field(default_factory=dict)
+    asked: Mapping[int, Merely] = field(default_factory=dict)
 
     def of(self, fact: int) -> list[Finding]:
         """The findings about one fact."""
@@ -97,9 +121,18 @@ def attacked(
         for attack, was, now in zip(attacks, before, after, strict=True):
             lifts = None if was is None else lift(was, *place, attack.floor), lift(now, *place, attack.floor)
             findings.append(Finding(i, attack.name, attack.aspect, attack.unit, *lifts))
-    merely = None if edit else Attempt(WORDINGS, rated(model, cases))
-    told = {} if merely is None else {i: lift(merely, *place, Paraphrases.floor) for i, place in places.items()}
+    told = {} if edit else _merely(model, cases, places)
     return Battery(tuple(findings), seconds, tuple(map(len, matched)), told)
+
+
+def _merely(model: Model, cases: Sequence[Fact], places: Mapping[int, tuple[int, Sequence[int]]]) -> dict[int, Merely]:
+    """What facts and controls score when merely asked, by which of the facts."""
+    names = [all_wordings(one) for one in cases]
+    scores = rated(model, cases, most=max(map(len, names)))
+    return {
+        i: Merely(names[own], tuple(tuple(scores[k, : len(names[own])].tolist()) for k in (own, *others)))
+        for i, (own, others) in places.items()
+    }
 
 
 def _matched(base: Baseline, fact: Fact, controls: Controls) -> tuple[Fact, ...]:

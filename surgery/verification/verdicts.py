@@ -6,7 +6,8 @@ Per fact:
 2. `removed`: on the prompt and on every held-out paraphrase the answer has at most `removed_probability` and a rank
    beyond `removed_rank`. `rewritten`: the new answer is greedy on the prompt and likelier than the old one on every
    held-out paraphrase. Without a held-out paraphrase there is no verdict: one wording proves nothing. Nor is there one
-   where no model before is at hand and the answer is above the lines, but no likelier than of invented subjects.
+   where no model before is at hand and the answer is above the lines, but in none of those wordings likelier than of
+   invented subjects.
 3. `neighbours`: at most `neighbours_moved` of them moved by more than `neighbour_shift`.
 4. For a removal, one claim for each aspect that was attacked (`attack`): it fails where an attack succeeds, and holds
    where none does and at least one had the power to. `removed` fails: "still there". It holds, and an attack brings the
@@ -17,7 +18,7 @@ For the whole edit:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -84,6 +85,7 @@ class Verdict:
 
 
 Row = tuple[Probe, Measured | None, Measured]
+Asked = Callable[[Collection[str]], Lift | None]
 
 
 def judge(
@@ -92,7 +94,7 @@ def judge(
     claim: str,
     lines: Thresholds,
     findings: Sequence[Finding] = (),
-    asked: Lift | None = None,
+    asked: Asked | None = None,
 ) -> Verdict:
     """The verdict on one fact.
 
@@ -102,7 +104,8 @@ def judge(
         claim: "removed" or "rewritten".
         lines: where the lines are drawn.
         findings: what attacks found out about it; they bear on removals.
-        asked: without a model before, how far it stands out from facts that nobody can know, merely asked for.
+        asked: without a model before, tells how far it stands out from facts that nobody can know when merely asked for
+            in some of its wordings; None of wordings that no such fact has.
     """
     known = _known(rows, lines) if claim == "removed" else _untested("known", "a rewrite may also teach something new")
     main = _removed(rows, lines, asked) if claim == "removed" else _rewritten(rows)
@@ -164,7 +167,7 @@ def _known(rows: Sequence[Row], lines: Thresholds) -> Claim:
     return Claim("known", "fails" if never else "inconclusive", told, len(before))
 
 
-def _removed(rows: Sequence[Row], lines: Thresholds, asked: Lift | None) -> Claim:
+def _removed(rows: Sequence[Row], lines: Thresholds, asked: Asked | None) -> Claim:
     judging = _judging(rows)
     left = [
         (probe, now.target)
@@ -173,8 +176,9 @@ def _removed(rows: Sequence[Row], lines: Thresholds, asked: Lift | None) -> Clai
     ]
     p, rank = max(n.target.probability for *_, n in judging), min(n.target.rank for *_, n in judging)
     told = f"at most p {p:.4f}, rank {rank} or worse"
-    if left and asked is not None and not asked.stands_out:
-        guessed = f"no likelier than of subjects nobody knows: lift {asked.value:+.3f}, line {asked.line:+.3f}"
+    merely = asked([probe.prompt for probe, _ in left]) if left and asked else None
+    if merely is not None and not merely.stands_out:
+        guessed = f"no likelier than of subjects nobody knows: lift {merely.value:+.3f}, line {merely.line:+.3f}"
         return Claim("removed", "inconclusive", f"{told} in {left[0][0].prompt!r}, but {guessed}", len(judging))
     if left:
         return Claim("removed", "fails", f"{told}; still there in {left[0][0].prompt!r}", len(judging))

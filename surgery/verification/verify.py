@@ -128,10 +128,11 @@ def verify(
         with meter.part("leak"):
             leaked = delta_leak(model, weights, asked) if leak and asked and weights else None
     own_rows = [[row for row in rows if row[0].fact == i] for i in range(len(chosen))]
+    merely = battery.asked
     verdicts = tuple(
         unjudged(fact.label, claim, refused[i])
         if i in refused
-        else judge(fact.label, own_rows[i], claim, lines, battery.of(i), battery.asked.get(i))
+        else judge(fact.label, own_rows[i], claim, lines, battery.of(i), merely[i].lift if i in merely else None)
         for i, fact in enumerate(chosen)
     )
     overall = judge_drift(moved, lines)

@@ -80,11 +80,18 @@ def test_removed(now: tuple[Rating, ...], options: dict[str, Any], outcome: str,
 def test_a_checkpoint_that_only_guesses_is_not_convicted(now: Rating, lift: float, outcome: str, expected: int) -> None:
     told = Lift(lift, 0.1, (0.05,) * 20, "prompt", 0.3, 0.0)
     rows = [row("prompt", None, now), row("paraphrase", None, GONE)]
-    verdict = judge("it", rows, "removed", LINES, (), told)
+    heard: list[str] = []
+    verdict = judge("it", rows, "removed", LINES, (), lambda texts: heard.extend(texts) or told)
+    assert heard == ["prompt of it"] * (now is not GONE)
     assert verdict["removed"].outcome == outcome
     assert code(verdict, None) == expected
     if outcome == "inconclusive":
         assert "no likelier than of subjects nobody knows: lift +0.020, line +0.100" in verdict["removed"].evidence
+
+
+def test_a_wording_that_no_control_can_have_excuses_nothing() -> None:
+    rows = [row("prompt", None, GONE), row("paraphrase", None, Rating(0.03, 4))]
+    assert judge("it", rows, "removed", LINES, (), lambda _: None)["removed"].outcome == "fails"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from known_answers import strangers
 from surgery import Fact, Model, Neighbour, SurgeryError, Thresholds, WrongWeights, verify
 from surgery.predict import rate
 from surgery.verification import Baseline
+from surgery.verification.attacks import attacks_named
 from surgery.verification.attacks.sampling import Sampling
 from surgery.verification.drift import drift, log_probs, perplexity
 from surgery.verification.probes import Probe, measure, probes_of
@@ -213,3 +214,26 @@ def test_another_seed_draws_anew_and_the_same_repeats(toy: Toy, monkeypatch: pyt
 def test_a_seed_that_nothing_draws_by_is_refused(toy: Toy, seed: int) -> None:
     with pytest.raises(SurgeryError, match=f"a seed is a whole number from 0 to 4294967295, not {seed}"):
         verify(toy[0], toy_edit(toy, size=1.0), seed=seed)
+
+
+@pytest.mark.parametrize("place", [1, 4, 6])
+def test_a_checkpoint_that_says_it_in_any_paraphrase_still_has_it(place: int, toy: Toy) -> None:
+    """Six paraphrases, of which the model knows one only; in the others it guesses."""
+    model, facts = toy
+    known = facts[0]
+    asked = [f"{one} {known.subject}" for one in ("The", "They and", "Because it was", "so", "was", "who had")]
+    asked[place - 1] = known.paraphrases[0]
+    fact = known.replace(template="In summer {} went home to", paraphrases=asked)
+    lines = Thresholds(removed_probability=0.2, removed_rank=1)
+    report = verify(model, None, fact, claim="removed", attacks=attacks_named(["paraphrases"]), controls=strangers,
+                    thresholds=lines)  # fmt: skip
+    left = [probe.prompt for probe, _, now in report.rows if probe.role != "neighbour" and now.target.rank <= 1]
+    assert known.paraphrases[0] in left
+    assert (report.exit_code, report.verdicts[0].overall) == (10, "still there")
+    merely = report.battery.asked[0]
+    assert len(merely.wordings) == 7
+    assert len(merely.scores) == 21
+    found = merely.lift([known.paraphrases[0]])
+    assert found is not None
+    assert (found.form, found.stands_out) == (f"paraphrase {place}", True)
+    assert merely.lift(["It is in"]) is None

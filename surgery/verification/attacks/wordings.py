@@ -16,16 +16,24 @@ WORDINGS = ("prompt", "paraphrase 1", "paraphrase 2", "paraphrase 3")
 
 def wordings(fact: Fact) -> tuple[str, ...]:
     """The prompt and the first three paraphrases that name the subject, which a fact and its controls share."""
-    named = [text for text in fact.paraphrases if fact.subject in text]
-    return (fact.prompt, *named)[: len(WORDINGS)]
+    return all_wordings(fact)[: len(WORDINGS)]
 
 
-def rated(model: Model, facts: Sequence[Fact], *, start: int = 0) -> Float[np.ndarray, "facts wordings"]:
-    """The probability of each fact's answer after its wordings from `start` on; nan elsewhere."""
-    asked = [(i, j, text) for i, fact in enumerate(facts) for j, text in enumerate(wordings(fact)) if j >= start]
+def all_wordings(fact: Fact) -> tuple[str, ...]:
+    """The prompt and every paraphrase that names the subject."""
+    return (fact.prompt, *(text for text in fact.paraphrases if fact.subject in text))
+
+
+def rated(
+    model: Model, facts: Sequence[Fact], *, start: int = 0, most: int = len(WORDINGS)
+) -> Float[np.ndarray, "facts wordings"]:
+    """The probability of each fact's answer after its wordings from `start` on, `most` in all; nan elsewhere."""
+    asked = [
+        (i, j, text) for i, fact in enumerate(facts) for j, text in enumerate(all_wordings(fact)[:most]) if j >= start
+    ]
     asked.sort(key=lambda one: len(one[2]))
     answers = rate(model, [(text, facts[i].target) for i, _, text in asked])
-    scores = np.full((len(facts), len(WORDINGS)), np.nan)
+    scores = np.full((len(facts), most), np.nan)
     for (i, j, _), answer in zip(asked, answers, strict=True):
         scores[i, j] = answer.probability
     return scores
