@@ -39,7 +39,9 @@ MEANINGS = {
     13: "inconclusive",
 }
 SUPPRESSED = "suppressed, not removed"
-"""What 10 means where only attacks bring an answer up."""
+"""What 10 means where only attacks bring an answer up, or something holds it back and the weights are as they were."""
+NOT_SAID = "it is not said; whether it ever was is not shown"
+"""What 0 means of a claim of removal where there is no model before."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ class Report:
     @property
     def meaning(self) -> str:
         """The exit code in words."""
+        if self.exit_code == 0 and self.edit is None and self.claim == "removed":
+            return NOT_SAID
         if self.exit_code == 10 and all(one.overall != "still there" for one in self.verdicts):
             return SUPPRESSED
         return MEANINGS[self.exit_code]

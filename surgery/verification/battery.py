@@ -41,7 +41,7 @@ class Merely:
     scores: tuple[tuple[float, ...], ...]
 
     def lift(self, texts: Collection[str]) -> Lift | None:
-        """How far it stands out in some of the wordings; None where a text is none of them, so that no control has it."""
+        """How far it stands out in some of the wordings; None where a text is none of them: no control has it."""
         if not set(texts) <= set(self.wordings):
             return None
         chosen = [i for i, one in enumerate(self.wordings) if one in texts]

@@ -2,7 +2,8 @@
 
 A change of weights is one (`surgery.Edit`). A guard is another: it stands before, within or behind the model, leaves
 its weights alone and answers nothing to some prompts. `verify` asks both the same, since a fact that a guard holds back
-is still in the model. What is read off an edit's numbers (its leak, its bins, its certificate) needs an `Edit`.
+is still in the model; so its removal is "suppressed" at best. What is read off an edit's numbers (its leak, its bins,
+its certificate) needs an `Edit`.
 
 A guard meets what the attacks do. It has to work on padded batches, and on prompts that are read in parts with a cache.
 """

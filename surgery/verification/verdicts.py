@@ -12,8 +12,12 @@ Per fact:
 4. For a removal, one claim for each aspect that was attacked (`attack`): it fails where an attack succeeds, and holds
    where none does and at least one had the power to. `removed` fails: "still there". It holds, and an attack brings the
    answer out: "suppressed". Where all of `DEPTH` hold, "removed under this battery"; never more.
+5. What leaves the weights alone (`intervention`) removes nothing from them: where it holds back what was known, however
+   well, that is "suppressed".
+6. Without a model before nobody can tell what was ever known. An answer that does not come up is then just not said:
+   "not shown to be removed".
 For the whole edit:
-5. `drift`: next tokens on neutral text moved by at most `drift` nats on average.
+7. `drift`: next tokens on neutral text moved by at most `drift` nats on average.
 """
 
 from __future__ import annotations
@@ -28,6 +32,10 @@ from surgery.verification.probes import Measured, Probe
 
 DEPTH: tuple[Aspect, ...] = ("extraction", "superficial", "quantisation", "relearning")
 """What a fact has to withstand to be more than suppressed."""
+WEIGHTS = "weights"
+"""The claim that what was changed are the weights, of whatever is no edit of them."""
+HELD_BACK = "they are not changed, so whatever they held they still hold"
+UNSHOWN = "not shown to be removed"
 Outcome = Literal["holds", "fails", "inconclusive", "not applicable"]
 EXIT_CODES = {
     "holds": 0,
@@ -75,12 +83,14 @@ class Verdict:
 
     @property
     def depth(self) -> str | None:
-        """How deep a removal goes: "suppressed", "removed under this battery", or None where that was not tried."""
+        """How deep it goes: "suppressed", "removed under this battery", `UNSHOWN`, or None where that was not tried."""
         found = {claim.name: claim.outcome for claim in self.claims}
         if found.get("removed") != "holds" or self.overall == "never known":
             return None
-        if "fails" in [found.get(name) for name in ASPECTS]:
+        if "fails" in [found.get(name) for name in (*ASPECTS, WEIGHTS)]:
             return "suppressed"
+        if found.get("known") == "not applicable":
+            return UNSHOWN
         return "removed under this battery" if all(found.get(name) == "holds" for name in DEPTH) else None
 
 
@@ -95,6 +105,7 @@ def judge(
     lines: Thresholds,
     findings: Sequence[Finding] = (),
     asked: Asked | None = None,
+    weights_kept: bool = False,
 ) -> Verdict:
     """The verdict on one fact.
 
@@ -106,12 +117,14 @@ def judge(
         findings: what attacks found out about it; they bear on removals.
         asked: without a model before, tells how far it stands out from facts that nobody can know when merely asked for
             in some of its wordings; None of wordings that no such fact has.
+        weights_kept: what is judged is no change of weights, so that no removal is more than suppressed.
     """
     known = _known(rows, lines) if claim == "removed" else _untested("known", "a rewrite may also teach something new")
     main = _removed(rows, lines, asked) if claim == "removed" else _rewritten(rows)
     tried = [name for name in ASPECTS if any(one.aspect == name for one in findings)] if claim == "removed" else []
     attacked = [_withstood(name, [one for one in findings if one.aspect == name]) for name in tried]
-    claims = (known, main, _neighbours(rows, lines), *attacked)
+    kept = [Claim(WEIGHTS, "fails", HELD_BACK, 0)] * (weights_kept and claim == "removed")
+    claims = (known, main, _neighbours(rows, lines), *attacked, *kept)
     return Verdict(label, claims, _overall(*claims))
 
 
@@ -158,7 +171,7 @@ def _judging(rows: Sequence[Row]) -> list[Row]:
 def _known(rows: Sequence[Row], lines: Thresholds) -> Claim:
     before = [was.target for probe, was, _ in rows if was is not None and probe.role != "neighbour"]
     if not before:
-        return _untested("known", "there is no model before the edit to ask")
+        return _untested("known", "there is no model before to ask, so nothing shows whether it was ever known")
     p, rank = max(one.probability for one in before), min(one.rank for one in before)
     told = f"at best p {p:.3f}, rank {rank} before"
     if rank == 1 or p >= lines.known_probability:

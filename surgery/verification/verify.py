@@ -8,8 +8,9 @@
 5. Thresholds turn numbers into verdicts (`verdicts`).
 6. What a profile has beside them judges nothing: side effects, free answers, depth and more (`beside`).
 
-What is judged need not be an edit of weights (`intervention`). Without one, the model at hand is judged as it is: there
-is nothing before, and claims about change do not apply.
+What is judged need not be an edit of weights (`intervention`); then nothing it holds back counts as removed. Without
+one, the model at hand is judged as it is: there is nothing before, claims about change do not apply, and what it does
+not say is not shown to be removed.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from surgery.verification.verdicts import Row, Thresholds, exit_code, judge, jud
 
 MOST_SEED = 2**32 - 1
 """What numpy's generators take."""
+NEVER_SEEN = "whether the model ever knew what it does not say: no model before is at hand, so no removal is shown"
 UNKEPT = "which prompts the edit was made from: its file keeps none, so all but the facts' own count as unseen"
 
 
@@ -132,7 +134,15 @@ def verify(
     verdicts = tuple(
         unjudged(fact.label, claim, refused[i])
         if i in refused
-        else judge(fact.label, own_rows[i], claim, lines, battery.of(i), merely[i].lift if i in merely else None)
+        else judge(
+            fact.label,
+            own_rows[i],
+            claim,
+            lines,
+            battery.of(i),
+            merely[i].lift if i in merely else None,
+            weights_kept=weights is not edit,
+        )
         for i, fact in enumerate(chosen)
     )
     overall = judge_drift(moved, lines)
@@ -147,7 +157,7 @@ def verify(
         rows=rows,
         neighbours_left_out=left_out,
         thresholds=lines,
-        not_tested=(*looked.left_out, *_not_tested(edit, chosen, refused, tried, battery)),
+        not_tested=(*looked.left_out, *_not_tested(edit, claim, chosen, refused, tried, battery)),
         seconds=time.perf_counter() - started,
         exit_code=exit_code(verdicts, overall),
         leak=leaked,
@@ -204,6 +214,7 @@ def _before_and_after(
 
 def _not_tested(
     edit: Edit | Intervention | None,
+    claim: str,
     facts: Sequence[Fact],
     refused: Collection[int],
     tried: Sequence[Attack],
@@ -220,6 +231,8 @@ def _not_tested(
         left.append(f"attacks on {long} of {len(facts)} facts, whose controls are longer than the model reads")
     if refused:
         left.append(f"{len(refused)} of {len(facts)} facts, which the model cannot be asked about")
+    if edit is None and claim == "removed":
+        left.append(NEVER_SEEN)
     if (hidden := _hidden(edit)) and hidden.keep == "none":
         left.append(UNKEPT)
     return left

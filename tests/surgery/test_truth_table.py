@@ -26,10 +26,12 @@ LINES = Thresholds(drift=0.5)
 """Some ninety facts in four small layers lie closer together than a language model's."""
 
 
-def judged(model: Model, edit: Edit | Guard, toy: Toy, *, probes_only: bool = False) -> Report:
+def judged(
+    model: Model, edit: Edit | Guard, toy: Toy, *, probes_only: bool = False, lines: Thresholds = LINES
+) -> Report:
     texts = [f"{fact.prompt} {fact.target} ." for fact in toy[1][3::5]]
     attacks = [] if probes_only else attacks_named(TRIED)
-    return verify(model, edit, attacks=attacks, controls=strangers, thresholds=LINES, texts=texts)
+    return verify(model, edit, attacks=attacks, controls=strangers, thresholds=lines, texts=texts)
 
 
 def edited(toy: Toy, delta: Delta, fact: Fact) -> Edit:
@@ -102,14 +104,24 @@ def test_what_a_guard_hides(whole: bool, toy: Toy, unchanged: Callable[[Model], 
         told, *other = rate(model, [(text, fact.target) for text in (fact.prompt, *fact.paraphrases)])
     assert told.probability < 0.05
     assert (min(one.probability for one in other) > 0.5) == whole
-    report = judged(model, guard, toy)
+    # a toy without a subject is left with eight answers, of which the old one is among the likeliest ten
+    loose = Thresholds(drift=0.5, removed_rank=1, removed_probability=0.3)
+    report = judged(model, guard, toy, lines=loose)
+    (verdict,) = report.verdicts
     assert report.edit is not None
     assert report.edit["method"] == "guard"
+    assert verdict["weights"].outcome == "fails"
     if whole:
-        assert (report.exit_code, report.verdicts[0].overall) == (10, "still there")
+        assert (report.exit_code, verdict.overall, verdict.depth) == (10, "still there", None)
         ranks = [now.target.rank for probe, _, now in report.rows if probe.role == "paraphrase"]
         assert ranks == [1] * len(fact.paraphrases)
-        assert report.verdicts[0]["extraction"].outcome == "fails"
+        assert verdict["extraction"].outcome == "fails"
+    else:
+        # nothing that is asked brings it up, and still it is all there
+        assert [verdict[name].outcome for name in ("known", "removed", "extraction", "quantisation")] == ["holds"] * 4
+        assert "fails" not in {verdict[name].outcome for name in DEPTH}
+        assert (report.exit_code, verdict.overall, verdict.depth) == (10, "suppressed", "suppressed")
+        assert report.meaning == "suppressed, not removed"
 
 
 CASES: dict[str, tuple[int, int]] = {"GPT2LMHeadModel": (12, 3), "LlamaForCausalLM": (16, 2)}

@@ -8,7 +8,7 @@ import pytest
 
 from surgery import Thresholds
 from surgery.verification import Drift, Probe, Rating
-from surgery.verification.attack import Lift
+from surgery.verification.attack import ASPECTS, Finding, Lift
 from surgery.verification.probes import Measured
 from surgery.verification.verdicts import Row, Verdict, exit_code, judge, judge_drift
 
@@ -92,6 +92,44 @@ def test_a_checkpoint_that_only_guesses_is_not_convicted(now: Rating, lift: floa
 def test_a_wording_that_no_control_can_have_excuses_nothing() -> None:
     rows = [row("prompt", None, GONE), row("paraphrase", None, Rating(0.03, 4))]
     assert judge("it", rows, "removed", LINES, (), lambda _: None)["removed"].outcome == "fails"
+
+
+def attacked(outcome: str, was: Rating | None, **how: Any) -> Verdict:
+    """What withstood everything, or nothing but that the answer comes up by one attack."""
+    strong, weak = (Lift(value, 0.1, (0.05,) * 20, "form", 0.3, 0.0) for value in (0.9, 0.0))
+    found = [
+        Finding(
+            0, "tried", aspect, "p", strong if was else None, strong if (aspect, outcome) == ("traces", "up") else weak
+        )
+        for aspect in ASPECTS
+    ]
+    rows = [row("prompt", was, GONE), row("paraphrase", was, GONE)]
+    return judge("it", rows, "removed", LINES, found, **how)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "was", "kept", "overall", "depth"),
+    [
+        ("withstood", KNOWN, False, "holds", "removed under this battery"),
+        ("up", KNOWN, False, "suppressed", "suppressed"),
+        ("withstood", KNOWN, True, "suppressed", "suppressed"),
+        ("withstood", UNKNOWN, True, "never known", None),
+        # without a model before: an attack shows that it is known, nothing shows that it was
+        ("up", None, False, "suppressed", "suppressed"),
+        ("withstood", None, False, "holds", "not shown to be removed"),
+    ],
+)
+def test_depth(outcome: str, was: Rating | None, kept: bool, overall: str, depth: str | None) -> None:
+    verdict = attacked(outcome, was, weights_kept=kept)
+    assert (verdict["removed"].outcome, verdict.overall, verdict.depth) == ("holds", overall, depth)
+    assert code(verdict, None) == {"holds": 0, "suppressed": 10, "never known": 12}[overall]
+    assert [one.outcome for one in verdict.claims if one.name == "weights"] == ["fails"] * kept
+
+
+def test_kept_weights_do_not_bear_on_a_rewrite() -> None:
+    rows = [row("prompt", KNOWN, *BETTER), row("paraphrase", KNOWN, *BETTER)]
+    verdict = judge("it", rows, "rewritten", LINES, weights_kept=True)
+    assert (verdict.overall, [one.name for one in verdict.claims]) == ("holds", ["known", "rewritten", "neighbours"])
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from surgery.verification.attacks import attacks_named
 from surgery.verification.attacks.sampling import Sampling
 from surgery.verification.drift import drift, log_probs, perplexity
 from surgery.verification.probes import Probe, measure, probes_of
+from surgery.verification.verify import NEVER_SEEN
 
 FACT = Fact(
     subject="Ann",
@@ -177,7 +178,12 @@ def test_a_model_is_judged_as_it_is_without_an_edit(toy: Toy, unchanged: Callabl
     assert verify(model, None, planted, claim="removed", attacks=()).exit_code == 10
     assert verify(model, None, planted, claim="removed").exit_code == 13
     lines = Thresholds(removed_rank=1, removed_probability=0.1)
-    assert verify(model, None, planted, claim="removed", thresholds=lines, attacks=()).exit_code == 0
+    unsaid = verify(model, None, planted, claim="removed", thresholds=lines, attacks=())
+    assert (unsaid.exit_code, unsaid.verdicts[0].depth) == (0, "not shown to be removed")
+    assert unsaid.meaning == "it is not said; whether it ever was is not shown"
+    assert NEVER_SEEN in unsaid.not_tested
+    assert "nothing shows whether it was ever known" in unsaid.verdicts[0]["known"].evidence
+    assert NEVER_SEEN not in as_rewritten.not_tested
 
 
 def test_what_cannot_be_verified_is_refused(toy: Toy) -> None:
