@@ -156,7 +156,7 @@ def main() -> None:
     options.add_argument("--never-known", type=int, default=0, help="count false alarms on so many facts instead")
     options.add_argument("--seed", type=int, default=0, help="of the facts drawn")
     options.add_argument("--attacks", default=",".join(TRIED), help=f"which, of {', '.join(ATTACKS)}")
-    options.add_argument("--part", default="0/1", help="so much of the facts, such as 1/2; the table is of all kept")
+    options.add_argument("--part", default="0/1", help="which share of the facts, such as 1/2; the table is of these")
     options.add_argument("--methods", default=";".join(METHODS), help="which, by name, with semicolons between them")
     options.add_argument("--out", type=Path, default=Path("league"), help="folder of figure and findings")
     given = options.parse_args()

@@ -2,8 +2,8 @@
 
 The one door: this file and `surgery/commands` import all three packages, and nobody imports them.
 
-Exit codes: 0 every claim holds, 10 the fact is still there, 11 collateral damage, 12 the model never knew it,
-13 inconclusive, 2 wrong usage or input, 1 anything else.
+Exit codes: 0 every claim holds, 10 the fact is still there, or only suppressed, 11 collateral damage, 12 the model
+never knew it, 13 inconclusive, 2 wrong usage or input, 1 anything else.
 """
 
 from __future__ import annotations

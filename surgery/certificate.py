@@ -109,7 +109,7 @@ class Certificate:
         chosen = (
             (facts,) if isinstance(facts, Fact) else tuple(facts if facts is not None else edit.facts if edit else ())
         )
-        if [fact.label for fact in chosen] != [one.fact for one in report.verdicts]:
+        if chosen != report.facts:
             raise SurgeryError(
                 "the report is about other facts than these; give those it was made with, in their order"
             )

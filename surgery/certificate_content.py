@@ -15,6 +15,7 @@ from surgery.privacy import redact
 if TYPE_CHECKING:
     from surgery.report import Report
     from surgery.verification.attack import Finding, Lift
+    from surgery.verification.leak import Leak
     from surgery.verification.probes import Measured, Probe, Rating
     from surgery.verification.verdicts import Claim
 
@@ -87,7 +88,13 @@ def _beside(report: Report) -> dict[str, Any]:
     found = report.beside.effects.effects if report.beside.effects else ()
     effects = [{"axis": one.axis, "outcome": one.outcome, "over": one.over, **_interval(one.change)} for one in found]
     bins = [{"kind": one.kind, "kept": _short(one.kept), "share": _short(one.share)} for one in report.beside.bins]
-    return {"effects": effects, "bins": bins}
+    return {"effects": effects, "bins": bins, **({"leak": _leak(report.leak)} if report.leak else {})}
+
+
+def _leak(leak: Leak) -> dict[str, Any]:
+    readings = [{"rank": one.rank, "response": one.score, "highest other": one.controls[0]} for one in leak.readings]
+    ranked: list[Any] = _short(sorted(readings, key=lambda one: (one["rank"], -one["response"])))
+    return {"names": leak.names, "first": leak.first, "readings": ranked}
 
 
 def _interval(one: Interval) -> dict[str, Any]:
@@ -130,7 +137,7 @@ def _finding(one: Finding) -> dict[str, Any]:
 
 def _lift(lift: Lift) -> dict[str, Any]:
     numbers = {"lift": lift.value, "line": lift.line, "score": lift.score, "controls": lift.controls}
-    short: dict[str, Any] = _short(numbers)
+    short: dict[str, Any] = _short(numbers if lift.bound is None else {**numbers, "bound": lift.bound})
     return short
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from surgery.fact import Fact
     from surgery.verification.battery import Battery
     from surgery.verification.beside import Beside
     from surgery.verification.costs import Costs
@@ -50,6 +51,7 @@ class Report:
 
     Attributes:
         claim: "removed" or "rewritten".
+        facts: what was asked.
         model: name of the model.
         base: fingerprint of its weights without the edit.
         edit: summary of the edit, None for a model judged as it is.
@@ -71,6 +73,7 @@ class Report:
     """
 
     claim: str
+    facts: tuple[Fact, ...]
     model: str
     base: str
     edit: dict[str, Any] | None
@@ -122,7 +125,7 @@ class Report:
 
     def as_record(self) -> dict[str, Any]:
         """Everything, as JSON values."""
-        fields = [one.name for one in dataclasses.fields(self) if one.name not in ("rows", "beside")]
+        fields = [one.name for one in dataclasses.fields(self) if one.name not in ("facts", "rows", "beside")]
         record = {name: json_values(getattr(self, name)) for name in fields}
         record["beside"] = self.beside.as_record()
         record["probes"] = [

@@ -79,12 +79,14 @@ def spoken(generation: Generation) -> list[dict[str, Any]]:
 
 
 def classic(beside: Beside) -> list[Score]:
-    """The classic scores, and fluency."""
+    """The classic scores, fluency and consistency."""
     found = {when: one.summary() for when, one in beside.classic.items()}
     before, after = found.get("before", {}), found.get("after", {})
     scores = [Score(name, before.get(name), one, "%.2f") for name, one in after.items()]
     if "after" in beside.fluency:
         scores.append(Score("fluency", beside.fluency.get("before"), beside.fluency["after"], "%.0f"))
+    if "after" in beside.consistency:
+        scores.append(Score("consistency", beside.consistency.get("before"), beside.consistency["after"], "%.2f"))
     return scores
 
 

@@ -31,7 +31,10 @@ def verify(
     profile: Profile = "quick",
     attacks: Attacks = None,
     leak: Annotated[
-        bool, typer.Option("--leak", help="Also try whether the subjects can be read off the edit's numbers.")
+        bool,
+        typer.Option(
+            "--leak", help="Also try whether the subjects can be read off the edit's numbers, as --profile full does."
+        ),
     ] = False,
     tasks: Annotated[
         str | None,

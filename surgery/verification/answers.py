@@ -102,19 +102,25 @@ def _apart(cell: str) -> str:
         return "'"
     if unicodedata.category(cell[0])[0] not in "LN":
         return " "
-    return f" {cell} " if unicodedata.name(cell[0], "").startswith(UNSPACED) else cell
+    return f" {cell} " if is_unspaced(cell[0]) else cell
 
 
 def _whole(words: str) -> str:
     """A pattern that finds some words in a row, with articles among them or not."""
     article = "|".join(map(_loose, ARTICLES))
     row = f" (?:(?:{article}) )*".join(map(_loose, words.split()))
-    return ("" if _attaches(words[0]) else "(?<![^ '])") + row + ("" if _attaches(words[-1]) else "(?![^ '])")
+    return ("" if attaches(words[0]) else "(?<![^ '])") + row + ("" if attaches(words[-1]) else "(?![^ '])")
 
 
 def _loose(word: str) -> str:
     return "'*".join(map(re.escape, word))
 
 
-def _attaches(letter: str) -> bool:
+def is_unspaced(letter: str) -> bool:
+    """Whether a letter's script is written without spaces between words."""
+    return unicodedata.name(letter, "").startswith(UNSPACED)
+
+
+def attaches(letter: str) -> bool:
+    """Whether a letter's script writes particles and words as one."""
     return unicodedata.category(letter) == "Lo" and unicodedata.name(letter, "").startswith(ATTACHING)

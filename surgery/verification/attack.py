@@ -40,17 +40,21 @@ class Attempt:
         forms: the attack's phrasings, layers or seeds, in words.
         scores: how far each answer came up under each, 0 to 1; nan where a form cannot be tried on a fact.
         says: what the model said to each fact under its best form, "" where it was not asked to speak.
+        bounds: of scores that are estimates, the upper bound of each fact's; nan where there is none.
     """
 
     forms: tuple[str, ...]
     scores: Float[np.ndarray, "facts forms"]
     says: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.scores.ndim != 2 or self.scores.shape[1] != len(self.forms):
             raise SurgeryError(f"scores of shape {self.scores.shape} are not facts by {len(self.forms)} forms")
         if self.says and len(self.says) != len(self.scores):
             raise SurgeryError(f"{len(self.says)} answers are not one for each of {len(self.scores)} facts")
+        if self.bounds and len(self.bounds) != len(self.scores):
+            raise SurgeryError(f"{len(self.bounds)} bounds are not one for each of {len(self.scores)} facts")
         if not (np.isnan(self.scores) | ((self.scores >= 0) & (self.scores <= 1 + 1e-6))).all():
             raise SurgeryError("an attack's scores lie between 0 and 1")
 
@@ -95,6 +99,7 @@ class Lift:
         score: the fact's own score under it.
         typical: the median score under it, of the fact and its controls.
         says: what the model said under it.
+        bound: the upper bound of the fact's score, where this is an estimate.
     """
 
     value: float
@@ -104,6 +109,7 @@ class Lift:
     score: float
     typical: float
     says: str = ""
+    bound: float | None = None
 
     @property
     def stands_out(self) -> bool:
@@ -149,7 +155,8 @@ class Finding:
         was = f", before the edit {before.value:+.3f}" if before is not None else ""
         controls = f"{len(after.controls)} controls at most {after.controls[0]:+.3f}"
         said = f", says {after.says!r}" if after.says and self.outcome == "succeeds" else ""
-        told = f"{self.unit} {after.score:.3f}, lift {after.value:+.3f}"
+        most = "" if after.bound is None else f" (at most {after.bound:.3f})"
+        told = f"{self.unit} {after.score:.3f}{most}, lift {after.value:+.3f}"
         return f"{self.attack} ({after.form}): {told}{was}; {controls}{said}"
 
 
@@ -179,4 +186,5 @@ def lift(attempt: Attempt, own: int, controls: Sequence[int], floor: float) -> L
         score=float(everyone[0, at]),
         typical=float(typical[best]),
         says=attempt.says[own] if attempt.says else "",
+        bound=attempt.bounds[own] if attempt.bounds else None,
     )

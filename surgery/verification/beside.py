@@ -4,7 +4,8 @@
 2. standard: all axes; what is said when asked as users ask (`generation`); no edit, and the wish in the context instead
    (`comparison`); of a rewrite CounterFact's scores (`classic`); of a removal how deep it goes (`depth`), for the first
    facts; what quantising leaves of the change (`quantisation`).
-3. full: the same, and the fluency of longer texts (`classic`).
+3. full: the same, and of longer texts the fluency and, of a rewrite, the consistency (`classic`): the words they share
+   with what the base model says of neighbours that have the new answer.
 4. Whatever the profile, where they are asked for: tasks of lm-evaluation-harness (`harness`).
 Without an edit there is no change to look at: generation, comparison and the scores of the model as it is remain.
 What was left out is told without a word of the facts, as a certificate holds it too.
@@ -15,17 +16,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from surgery.edit import Edit
 from surgery.errors import SurgeryError
 from surgery.fact import Fact
 from surgery.model import Model
-from surgery.numbers import Interval, json_values
+from surgery.numbers import Interval, json_values, student
 from surgery.verification.askable import TOO_LONG, fits
 from surgery.verification.attack import PROFILES, Profile
 from surgery.verification.baseline import Baseline, Controls
-from surgery.verification.classic import Classic, fluency, score, told_on
+from surgery.verification.classic import Classic, consistency, fluency, score
 from surgery.verification.comparison import Comparison, compared
 from surgery.verification.costs import Meter
 from surgery.verification.depth import Depth, removal_depth
@@ -34,6 +36,7 @@ from surgery.verification.effect import Effects
 from surgery.verification.effects import effects
 from surgery.verification.generation import Generation, generation
 from surgery.verification.harness import Tasks
+from surgery.verification.longer import longer_texts, references
 from surgery.verification.quantisation import QUANT_KINDS, ChangedBins, changed_bins
 from surgery.verification.task_effect import TaskEffects
 from surgery.verification.verdicts import Row, Thresholds
@@ -49,6 +52,7 @@ ABOUT = {
     "depth": "how deep the removal goes, layer by layer",
     "bins": "how much of the change is left when the model is quantised",
     "fluency": "generation over longer text",
+    "consistency": "CounterFact's consistency, which needs neighbours with the new answer",
 }
 PARTS = {
     "effects": "side effects",
@@ -59,9 +63,9 @@ PARTS = {
     "depth": "depth",
     "bins": "what quantising leaves",
     "fluency": "longer texts",
+    "consistency": "consistency",
 }
 """What stands in the costs."""
-CONSISTENCY = "CounterFact's consistency, which needs reference texts"
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class Beside:
         comparison: the edit beside none and beside an instruction in the context.
         classic: CounterFact's scores "before" and "after".
         fluency: of longer texts, "before" and "after".
+        consistency: of those of a rewrite, "before" and "after".
         depth: how deep a removal goes, by which of the facts, from 0.
         bins: what is left of the change in each kind of quantisation.
         left_out: what was not measured, in words, none of them the facts'.
@@ -86,6 +91,7 @@ class Beside:
     comparison: Comparison | None = None
     classic: Mapping[str, Classic] = field(default_factory=dict)
     fluency: Mapping[str, Interval] = field(default_factory=dict)
+    consistency: Mapping[str, Interval] = field(default_factory=dict)
     depth: Mapping[int, Depth] = field(default_factory=dict)
     bins: tuple[ChangedBins, ...] = ()
     left_out: tuple[str, ...] = ()
@@ -97,6 +103,7 @@ class Beside:
             **{name: None if one is None else one.as_record() for name, one in parts.items()},
             "classic": {when: one.as_record() for when, one in self.classic.items()},
             "fluency": json_values(self.fluency),
+            "consistency": json_values(self.consistency),
             "depth": [{"index": i, **one.as_record()} for i, one in self.depth.items()],
             "bins": [{**json_values(one), "share": one.share, "told": one.told} for one in self.bins],
             "left_out": list(self.left_out),
@@ -141,7 +148,12 @@ class Asked:
             return self.edit is not None
         if part == "depth":
             return self.edit is not None and self.claim == "removed"
-        return part != "classic" or self.claim == "rewritten"
+        return part not in ("classic", "consistency") or self.claim == "rewritten"
+
+    @cached_property
+    def longer(self) -> dict[str, list[list[str]]]:
+        """Each fact's longer texts, "before" and "after", which two parts are read from."""
+        return longer_texts(self.model, self.edit, self.facts, self.baseline)
 
 
 def measured_beside(asked: Asked, meter: Meter, *, wanted: bool = True) -> Beside:
@@ -192,10 +204,11 @@ def _within(found: Beside, asked: Asked, chosen: Sequence[str]) -> list[str]:
     if found.depth and (rest := len(asked.facts) - len(found.depth)):
         why = f"only the first {DEEP} are tried, and each needs invented subjects to compare with"
         left.append(f"how deep the removal of {rest} of {len(asked.facts)} facts goes: {why}")
-    if "classic" in chosen:
-        if long := len(asked.facts) - (len(found.classic["after"].successes) if found.classic else 0):
-            left.append(f"CounterFact's scores of {long} of {len(asked.facts)} facts, {TOO_LONG}")
-        left.append(CONSISTENCY)
+    scored = len(found.classic["after"].successes) if found.classic else 0
+    if "classic" in chosen and (long := len(asked.facts) - scored):
+        left.append(f"CounterFact's scores of {long} of {len(asked.facts)} facts, {TOO_LONG}")
+    if found.consistency and (bare := len(asked.facts) - found.consistency["after"].cases):
+        left.append(f"{ABOUT['consistency']}, of {bare} of {len(asked.facts)} facts")
     return left
 
 
@@ -239,10 +252,15 @@ def _scorable(model: Model, fact: Fact) -> bool:
 
 
 def _fluency(asked: Asked) -> dict[str, Interval]:
-    prompts = [text for fact in asked.facts for text in (fact.prompt, *fact.paraphrases)]
-    with asked.edit.applied(asked.model) if asked.edit else nullcontext():
-        after = fluency(told_on(asked.model, prompts))
-    return {"before": fluency(asked.baseline.told_on(prompts)), "after": after} if asked.edit else {"after": after}
+    return {when: fluency([text for own in texts for text in own]) for when, texts in asked.longer.items()}
+
+
+def _consistency(asked: Asked) -> dict[str, Interval]:
+    known = references(asked.facts, asked.rows, asked.baseline)
+    return {
+        when: student([consistency(texts[i], own) for i, own in known.items()], least=0.0, most=1.0)
+        for when, texts in (asked.longer if known else {}).items()
+    }
 
 
 def _depths(asked: Asked) -> dict[int, Depth]:
@@ -263,7 +281,7 @@ def _bins(asked: Asked) -> tuple[ChangedBins, ...]:
     return ()
 
 
-_LIGHTEST: Mapping[str, Profile] = {"effects": "quick", "fluency": "full"}
+_LIGHTEST: Mapping[str, Profile] = {"effects": "quick", "fluency": "full", "consistency": "full"}
 _MEASURES: Mapping[str, Callable[[Asked], Any]] = {
     "effects": _effects,
     "tasks": _tasks,
@@ -273,4 +291,5 @@ _MEASURES: Mapping[str, Callable[[Asked], Any]] = {
     "depth": _depths,
     "bins": _bins,
     "fluency": _fluency,
+    "consistency": _consistency,
 }

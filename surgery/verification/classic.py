@@ -6,7 +6,8 @@
 3. The score is the harmonic mean of the three successes. Exact: greedy decoding says the new answer (not published).
 4. Fluency: H_2 and H_3 are the entropies, in bits, of a text's bigrams and trigrams of words, weighted by 2/3 and 4/3;
    their mean, times 100. Texts are a prompt with its continuation, 100 tokens in all, as published.
-5. Consistency: cosine of the TF-IDF vectors of what was said about a fact and of reference texts.
+5. Consistency: cosine of the TF-IDF vectors of what was said about a fact and of reference texts. Published are
+   articles on others with the new answer; here what the model says of such neighbours stands for them (`beside`).
 
 TF-IDF is the smoothed one, ln((1 + n) / (1 + df)) + 1 on counts of words of two letters or more, as scikit-learn's
 default has it; a dozen lines here are less than that dependency. Words are runs of letters and digits, and single

@@ -15,6 +15,7 @@ from surgery.fact import Fact
 from surgery.likelihood import text_likelihoods
 from surgery.model import Model
 from surgery.shipped import invented_names
+from surgery.verification.naming import names, renamed
 
 TRIED = 3
 ANYTHING = "I know this: "
@@ -33,25 +34,25 @@ def never_known(model: Model, fact: Fact, count: int = COUNT) -> tuple[Fact, ...
         SurgeryError: more are wanted than there are names.
     """
     kinds = invented_names()
-    most = min(len(names) for names in kinds.values()) - 1
+    most = min(map(len, kinds.values())) - 1
     if not 0 < count <= most:
         raise SurgeryError(f"there are 1 to {most} controls for a fact, not {count}")
     if not fact.subject:
         return ()
-    names = [name for name in kinds[suiting_kind(model, fact.template)] if name.casefold() != fact.subject.casefold()]
-    return tuple(with_subject(fact, name) for name in names[:count])
+    others = [name for name in kinds[suiting_kind(model, fact.template)] if name.casefold() != fact.subject.casefold()]
+    return tuple(with_subject(fact, name) for name in others[:count])
 
 
 def with_subject(fact: Fact, subject: str) -> Fact:
     """The fact asked of another subject, in its paraphrases too; those that do not name the subject are left away."""
-    paraphrases = [text.replace(fact.subject, subject) for text in fact.paraphrases if fact.subject in text]
+    paraphrases = [renamed(text, fact.subject, subject) for text in fact.paraphrases if names(text, fact.subject)]
     return fact.replace(subject=subject, paraphrases=tuple(paraphrases), neighbours=(), id=None)
 
 
 def suiting_kind(model: Model, template: str) -> str:
     """The kind of invented name that suits a template best."""
     kinds = invented_names()
-    tried = [(kind, name) for kind, names in kinds.items() for name in names[:TRIED]]
+    tried = [(kind, name) for kind, own in kinds.items() for name in own[:TRIED]]
     told = _log_probs(model, [ANYTHING + template.replace("{}", name) for _, name in tried])
     alone = _log_probs(model, [ANYTHING + name for _, name in tried])
     suits = {

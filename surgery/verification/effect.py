@@ -41,6 +41,8 @@ AXES: Mapping[str, Axis] = {
     "same relation, other answer": Axis("other subjects with other answers", "probability", "lower", 0.05),
     "reversed": Axis("the subject, asked for by the old answer", "nats a token", "either", 0.1),
     "reversed, new answer": Axis("the subject, asked for by the new answer", "nats a token", "either", 0.1),
+    "two hops": Axis("what is known of the old answer, asked by naming the subject", "probability", "either", 0.05),
+    "two hops, new answer": Axis("what is known of the new answer, asked so", "probability", "lower", 0.05),
     "statement in front": Axis("other subjects, behind the edited statement", "probability", "lower", 0.05),
     "unrelated facts": Axis("known facts that share nothing with it", "probability", "lower", 0.05),
     "neutral text": Axis("next tokens of neutral text", "nats a token", "higher", 0.01),

@@ -41,6 +41,7 @@ from surgery.verification.surroundings import (
     around,
     behind,
     reversed_questions,
+    two_hops,
     unrelated_cases,
 )
 
@@ -101,6 +102,7 @@ def effects(
     if whole:
         cases += about_subjects(facts, chosen, known)
         cases += reversed_questions(facts, chosen, reverse, rewritten=rewritten)
+        cases += two_hops(facts, chosen, rewritten=rewritten)
         openings = [(i, text.replace(SLOT, facts[i].subject)) for i in chosen if facts[i].subject for text in OPENINGS]
         every, openings = openings, [one for one in openings if leaves_room(model, one[1])]
         too_long["same subject"] += len(every) - len(openings)
@@ -238,6 +240,6 @@ def _why(axis: str, whole: bool, drift: Drift | None, rewritten: bool, too_long:
         return "no drift was given"
     if not whole and axis not in QUICK:
         return "not in the quick profile"
-    if axis == "reversed, new answer" and not rewritten:
+    if axis.endswith(", new answer") and not rewritten:
         return "there is no new answer"
     return f"what there is to ask is {TOO_LONG}" if too_long else "there is nothing to ask"

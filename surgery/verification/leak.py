@@ -8,20 +8,20 @@ token), turned by the key statistics. Whoever has the edit and the base model ca
 3. The subject is ranked among the names. First of hundreds means that the edit names its subject to whoever thinks of
    it; a rank somewhere in the middle says that this reader cannot tell, not that no better one can.
 
-Reading with the fact's own template is what the best informed reader does, and so an upper bound for this kind of
-reading. That the subject can be read off published changes was shown in https://arxiv.org/abs/2602.10134.
+This reader knows the fact's own template, which others have to guess, and reads the plain response, which the key
+statistics would sharpen: what it finds is neither the most nor the least that can be read. That the subject can be read
+off published changes was shown in https://arxiv.org/abs/2602.10134.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from surgery.delta import Delta
 from surgery.edit import Edit
@@ -32,9 +32,12 @@ from surgery.model import Model
 from surgery.products import fast_products
 from surgery.shipped import example_facts, invented_facts
 from surgery.tokens import ask_fact, by_length, pad
+from surgery.verification import naming
+from surgery.verification.askable import TOO_LONG
 
 ROWS = 64
 FEWEST = 20
+UNREAD = "whether the subjects can be read off the edit's numbers"
 
 
 @dataclass(frozen=True)
@@ -79,11 +82,13 @@ class Leak:
         readings: one a subject.
         modules: the maps that were read.
         names: how many other names each subject was ranked among.
+        left_out: how many subjects were not tried, as the model cannot read them and all names in their facts' words.
     """
 
     readings: tuple[Reading, ...]
     modules: tuple[str, ...]
     names: int
+    left_out: int = 0
 
     def __post_init__(self) -> None:
         if not self.readings:
@@ -124,7 +129,8 @@ def delta_leak(
 
     Raises:
         WrongWeights: the edit was made for other weights.
-        SurgeryError: no facts are known, none has a subject, fewer than 20 names are left, or every change is zero.
+        SurgeryError: no facts are known, none has a subject, fewer than 20 names are left, the model can read no
+            subject and all the names in its fact's words, or every change is zero.
     """
     edit.check_base(model)
     deltas = [delta for delta in edit.deltas if delta.norm > 0]
@@ -140,18 +146,45 @@ def delta_leak(
     others = [
         name
         for name in dict.fromkeys(given)
-        if not any(one.casefold() in name.casefold() or name.casefold() in one.casefold() for one in subjects)
+        if not any(naming.names(name, one, any_case=True) or naming.names(one, name, any_case=True) for one in subjects)
     ]
     if len(others) < FEWEST:
         raise SurgeryError(f"{len(others)} names are too few to rank a subject among; give at least {FEWEST}")
-    control: dict[str, Tensor] = {}
+    control: dict[str, list[float] | None] = {}
     readings = []
     for subject, fact in reversed(subjects.items()):
         if fact.template not in control:
             control[fact.template] = _responses(model, deltas, [fact.replace(subject=name) for name in others])
-        own = float(_responses(model, deltas, [fact])[0])
-        readings.append(_reading(subject, own, others, control[fact.template].tolist()))
-    return Leak(tuple(readings), tuple(delta.module for delta in deltas), len(others))
+        own, theirs = _responses(model, deltas, [fact]), control[fact.template]
+        if own and theirs:
+            readings.append(_reading(subject, own[0], others, theirs))
+    if not readings:
+        raise SurgeryError(
+            "the model cannot read the subjects and all the names in the facts' words; give shorter facts"
+        )
+    return Leak(tuple(readings), tuple(delta.module for delta in deltas), len(others), len(subjects) - len(readings))
+
+
+def leaked_if_wanted(
+    model: Model, edit: Edit | None, facts: Sequence[Fact], *, asked_for: bool, wanted: bool
+) -> Leak | None:
+    """What can be read off an edit's numbers; None where that is not wanted, or there is nothing to read.
+
+    Raises:
+        SurgeryError: it was asked for, and there is nothing to read.
+    """
+    if edit is None or not facts or not (asked_for or wanted):
+        return None
+    with nullcontext() if asked_for else suppress(SurgeryError):
+        return delta_leak(model, edit, facts)
+    return None
+
+
+def unread(edit: Edit | None, leak: Leak | None) -> list[str]:
+    """What of an edit's leak was not tried."""
+    if leak is None:
+        return [UNREAD] * (edit is not None)
+    return [f"{UNREAD}: {leak.left_out} of them, {TOO_LONG}"] * (leak.left_out > 0)
 
 
 def _reading(subject: str, own: float, others: Sequence[str], scores: Sequence[float]) -> Reading:
@@ -162,12 +195,18 @@ def _reading(subject: str, own: float, others: Sequence[str], scores: Sequence[f
 
 
 @torch.no_grad()
-def _responses(model: Model, deltas: Sequence[Delta], facts: Sequence[Fact]) -> Float[Tensor, " facts"]:
-    """Each fact's score: root mean square over the maps of the response to the key at its subject's last token."""
+def _responses(model: Model, deltas: Sequence[Delta], facts: Sequence[Fact]) -> list[float] | None:
+    """Each fact's score: root mean square over the maps of the response to the key at its subject's last token.
+
+    None where the model cannot read one of them up to there.
+    """
     rows = []
     for fact in facts:
         question, span = ask_fact(model.tokenizer, fact, fact.target)
         rows.append(question.ids[: span.stop])
+    limit = model.anatomy.max_positions
+    if limit is not None and max(map(len, rows)) > limit:
+        return None
     squares = torch.zeros(len(rows), dtype=torch.float64)
     names = [delta.module for delta in deltas]
     for part in by_length(rows, ROWS):
@@ -182,4 +221,5 @@ def _responses(model: Model, deltas: Sequence[Delta], facts: Sequence[Fact]) -> 
             keys = hidden(traces[delta.module].input, len(part))[torch.arange(len(part)), ends].cpu().double()
             moved = keys @ delta.right.double() @ delta.left.double().T
             squares[part] += (moved.norm(dim=1) / (keys.norm(dim=1) * delta.norm)).square()
-    return (squares / len(names)).sqrt()
+    scores: list[float] = (squares / len(names)).sqrt().tolist()
+    return scores

@@ -14,6 +14,7 @@ from typing import Literal
 from surgery.fact import Fact
 from surgery.model import Model
 from surgery.predict import Answer, generate, rate
+from surgery.verification.naming import names
 
 Role = Literal["prompt", "paraphrase", "neighbour"]
 SAID_TOKENS = 10
@@ -88,7 +89,7 @@ def probes_of(facts: Sequence[Fact], claim: str, seen: Sequence[str]) -> tuple[l
         own: list[tuple[Role, str]] = [("prompt", fact.prompt), *(("paraphrase", text) for text in fact.paraphrases)]
         probes += [Probe(i, role, prompt, fact.target, new, prompt not in looked) for role, prompt in own]
         for neighbour in fact.neighbours:
-            if any(one.subject and one.subject in neighbour.prompt for one in facts):
+            if any(names(neighbour.prompt, one.subject) for one in facts):
                 left_out += 1
             else:
                 held_out = neighbour.prompt not in looked

@@ -4,8 +4,10 @@
 2. The relation with other subjects: the fact's neighbours, those with its answer and those with another.
 3. The question the other way round: the answer is given, the subject is asked for; as the shipped relation asks for it
    where the fact belongs to one.
-4. The edited statement in front of the neighbours' prompts, as in CounterFact+ (https://arxiv.org/abs/2305.17553).
-5. Facts that have nothing to do with it, and that the base model knows.
+4. What is known of the answer, asked by naming the subject only, as the attack of that name does (`attacks.hops`); of a
+   rewrite through the new answer too, where a rise tells that what follows from it is said.
+5. The edited statement in front of the neighbours' prompts, as in CounterFact+ (https://arxiv.org/abs/2305.17553).
+6. Facts that have nothing to do with it, and that the base model knows.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from surgery.fact import Fact
-from surgery.shipped import relation_of
+from surgery.shipped import relation_of, shipped_relations
 from surgery.verification.answers import finder, normalised
 from surgery.verification.asking import backwards
+from surgery.verification.attacks.hops import chain
 from surgery.verification.baseline import Baseline
 from surgery.verification.probes import probes_of
 
@@ -110,6 +113,25 @@ def reversed_questions(
             if fact.subject and answer and (rewritten or axis == "reversed"):
                 turned = [backwards(text, fact.subject, answer.strip(), ()) for text in asked]
                 cases += [Case(axis, i, one.prompt, one.subject) for one in turned]
+    return cases
+
+
+def two_hops(facts: Sequence[Fact], chosen: Sequence[int], *, rewritten: bool) -> list[Case]:
+    """For each fact of a shipped relation, the chains through its old answer and, for a rewrite, through the new one.
+
+    Args:
+        facts: the facts.
+        chosen: which of them.
+        rewritten: whether there is a new answer.
+    """
+    cases = []
+    for i in chosen:
+        first = relation_of(facts[i])
+        for axis, answer in (("two hops", facts[i].target), ("two hops, new answer", facts[i].new_target)):
+            if answer and (rewritten or axis == "two hops"):
+                through = facts[i].replace(target=answer.strip())
+                chains = [chain(through, first, second) for second in shipped_relations()]
+                cases += [Case(axis, i, *one) for one in chains if one]
     return cases
 
 

@@ -8,7 +8,7 @@ Per fact:
    held-out paraphrase. Without a held-out paraphrase there is no verdict: one wording proves nothing. Nor is there one
    where no model before is at hand and the answer is above the lines, but in none of those wordings likelier than of
    invented subjects.
-3. `neighbours`: at most `neighbours_moved` of them moved by more than `neighbour_shift`.
+3. `neighbours`: at most `neighbours_moved` of those the edit did not see moved by more than `neighbour_shift`.
 4. For a removal, one claim for each aspect that was attacked (`attack`): it fails where an attack succeeds, and holds
    where none does and at least one had the power to. `removed` fails: "still there". It holds, and an attack brings the
    answer out: "suppressed". Where all of `DEPTH` hold, "removed under this battery"; never more.
@@ -227,10 +227,10 @@ def _neighbours(rows: Sequence[Row], lines: Thresholds) -> Claim:
     shifts = [
         (now.target.probability - was.target.probability, probe.prompt)
         for probe, was, now in rows
-        if probe.role == "neighbour" and was is not None
+        if probe.role == "neighbour" and was is not None and probe.held_out
     ]
     if not shifts:
-        return _untested("neighbours", "there are none to compare")
+        return _untested("neighbours", "there are none to compare that the edit had not seen")
     moved = [one for one in shifts if abs(one[0]) > lines.neighbour_shift]
     worst = max(shifts, key=lambda one: abs(one[0]))
     told = f"{len(moved)} of {len(shifts)} moved; most {worst[0]:+.3f} in {worst[1]!r}"

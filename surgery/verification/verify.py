@@ -38,7 +38,7 @@ from surgery.verification.costs import Meter
 from surgery.verification.drift import Drift, drift, log_probs
 from surgery.verification.harness import Tasks
 from surgery.verification.intervention import Intervention
-from surgery.verification.leak import delta_leak
+from surgery.verification.leak import leaked_if_wanted, unread
 from surgery.verification.probes import Probe, measure, probes_of
 from surgery.verification.verdicts import Row, Thresholds, exit_code, judge, judge_drift, unjudged
 
@@ -75,7 +75,8 @@ def verify(
         claim: what should hold; None for the edit's own, or, without one, "rewritten" where facts name a new answer.
         thresholds: where the lines are drawn.
         texts: neutral text for the drift; None for the shipped sentences.
-        leak: also try whether the subjects can be read off the edit's numbers (`delta_leak`); judges nothing.
+        leak: also try whether the subjects can be read off the edit's numbers (`delta_leak`), which the profile "full"
+            does anyway where there are attacks; judges nothing.
         attacks: these instead of the profile's, with the seeds they have; none to leave it at probes and drift.
         beside: whether to measure what the profile has beside the verdicts, such as side effects
             (`surgery.verification.beside`); None: where there are attacks.
@@ -86,11 +87,13 @@ def verify(
 
     Raises:
         WrongWeights: the edit was made for other weights.
-        SurgeryError: there are no facts, or a claim of rewriting has no new answer to look for; a leak of no edit, or
-            tasks without one; a task cannot be loaded; a baseline of another model; no such seed.
+        SurgeryError: there are no facts or no texts, or a claim of rewriting has no new answer to look for; a leak of
+            no edit, or tasks without one; a task cannot be loaded; a baseline of another model; no such seed.
     """
     check_profile(profile)
     check_seed(seed)
+    if texts is not None and not texts:
+        raise SurgeryError("there is no text to measure drift on; give at least one, or None for the shipped sentences")
     started = time.perf_counter()
     chosen = _facts(edit, facts)
     if leak and not isinstance(edit, Edit):
@@ -128,7 +131,7 @@ def verify(
         looked = measured_beside(given, meter, wanted=wanted)
         looked = dataclasses.replace(looked, depth={list(place)[n]: depth for n, depth in looked.depth.items()})
         with meter.part("leak"):
-            leaked = delta_leak(model, weights, asked) if leak and asked and weights else None
+            leaked = leaked_if_wanted(model, weights, asked, asked_for=leak, wanted=wanted and profile == "full")
     own_rows = [[row for row in rows if row[0].fact == i] for i in range(len(chosen))]
     merely = battery.asked
     verdicts = tuple(
@@ -148,6 +151,7 @@ def verify(
     overall = judge_drift(moved, lines)
     return Report(
         claim=claim,
+        facts=chosen,
         model=model.source,
         base=edit.base if edit else model.fingerprint,
         edit=dict(edit.summary()) if edit else None,
@@ -157,7 +161,11 @@ def verify(
         rows=rows,
         neighbours_left_out=left_out,
         thresholds=lines,
-        not_tested=(*looked.left_out, *_not_tested(edit, claim, chosen, refused, tried, battery)),
+        not_tested=(
+            *looked.left_out,
+            *unread(weights, leaked),
+            *_not_tested(edit, claim, chosen, refused, tried, battery),
+        ),
         seconds=time.perf_counter() - started,
         exit_code=exit_code(verdicts, overall),
         leak=leaked,

@@ -39,6 +39,7 @@ def given(tmp_path_factory: pytest.TempPathFactory, facts: list[Fact], model: Mo
     write_facts(folder["known.jsonl"], [fact])
     write_facts(folder["rewrite.jsonl"], [fact.replace(new_target=other)])
     write_facts(folder["never.jsonl"], [fact.replace(target=other)])
+    write_facts(folder["too long.jsonl"], [fact.replace(template="{} was " + "so " * 80 + "in")])
     write_facts(folder["already.jsonl"], [fact.replace(target=other, new_target=fact.target)])
     lines = [f"{prompt} {one.target} ." for one in facts for prompt in (one.prompt, *one.paraphrases)]
     Path(folder["corpus.txt"]).write_text("\n".join(lines))

@@ -11,6 +11,8 @@ from command_line import Folder, Surgery, printed
 
 from edits import Statistics
 from surgery import Edit, Fact, Model, write_facts
+from surgery.verification.attack import ASPECTS
+from surgery.verification.attacks import ATTACKS
 
 
 def test_locate_writes_figures_and_numbers(
@@ -111,6 +113,7 @@ def test_removing_what_was_never_known_exits_with_12_and_says_so(
         (("--facts", "known.jsonl"), 10),
         (("--facts", "known.jsonl", "--claim", "removed"), 10),
         (("--facts", "already.jsonl"), 0),
+        (("--facts", "too long.jsonl", "--claim", "removed"), 13),
         (("--facts", "rewrite.jsonl"), 10),
         (("--edit", "crude.edit"), 10),  # its layers still tell
         (("--edit", "crude.edit", "--attacks", "paraphrases"), 11),
@@ -142,6 +145,26 @@ def test_verify_draws_by_the_seed(surgery: Surgery, given: Folder, capsys: pytes
     assert "seed 7" in Path("report/report.html").read_text()
     assert surgery(*common, "--seed", "-1") == 2
     assert "Invalid value for '--seed'" in capsys.readouterr().err
+
+
+def test_the_full_profile_tries_everything_on_a_fact_with_controls(
+    surgery: Surgery, given: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ("verify", "--model", given["model"], "--edit", given["crude.edit"], "--report", "report", "--json")
+    assert surgery(*common, "--profile", "full", "--junit", "report/junit.xml") == 10
+    record, err = printed(capsys)
+    assert not err
+    assert (record["profile"], record["battery"]["controls"]) == ("full", [20])
+    assert [one["attack"] for one in record["battery"]["findings"]] == list(ATTACKS)
+    tried = [one for one in record["battery"]["findings"] if one["outcome"] != "not applicable"]
+    assert all(len(one["before"]["controls"]) == len(one["after"]["controls"]) == 20 for one in tried)
+    (verdict,) = record["verdicts"]
+    assert {claim["name"] for claim in verdict["claims"]} == {"known", "removed", "neighbours", *ASPECTS}
+    assert {"succeeds", "resisted"} <= {one["outcome"] for one in tried}
+    assert all(record["beside"][part] for part in ("effects", "generation", "comparison", "depth", "bins", "fluency"))
+    assert len(record["leak"]["readings"]) == 1
+    page = Path("report/report.html").read_text(encoding="utf-8")
+    assert all(name in page for name in ATTACKS)
 
 
 def test_stats_writes_statistics_that_later_edits_find(

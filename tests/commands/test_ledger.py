@@ -136,6 +136,37 @@ def test_adding_judges_the_earlier_facts_again(
     assert record["meaning"] in out
 
 
+def test_an_earlier_fact_that_a_new_one_brings_back_is_found(
+    surgery: Surgery, given: Folder, model: Model, facts: list[Fact], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both are about one person, whose key they share, and the new one asks for what the first has removed."""
+    fact = facts[45]
+    gone = fact.replace(new_target=next(one.target for one in fact.neighbours if one.target != fact.target), id="gone")
+    other = next(one for one in facts if one.subject == fact.subject and one.template != fact.template)
+    back = other.replace(template=fact.paraphrases[0].replace(fact.subject, "{}"), target=str(gone.new_target),
+                         new_target=fact.target, paraphrases=(), neighbours=(), id="back")  # fmt: skip
+    statistics = fit_statistics(model, Path(given["corpus.txt"]).read_text().splitlines(), [0], progress=False)
+    search = ValueSearch(steps=60, clamp=8.0, stop=0.005)
+    contexts = ("{}", "The day . {}", "Because {}")
+    method = Emmet(statistics=statistics, objective=Replace(), contexts=contexts, search=search, limits=FAR)
+    Ledger.create(Path("kept"), model, method, [Site("L0.mlp")]).add(model, [gone])
+    common = ("--model", given["model"], *LEDGER)
+    judged = ("verify", *common, "--claim", "removed", "--attacks", "paraphrases", "--report", "report", "--json")
+    # only the drift of a toy stands against it
+    assert surgery(*judged) == 11
+    assert {one["name"]: one["outcome"] for one in printed(capsys)[0]["verdicts"][0]["claims"]} == dict.fromkeys(
+        ("known", "removed", "neighbours", "extraction"), "holds"
+    )
+    write_facts("back.jsonl", [back])
+    assert surgery("ledger", "add", *common, "--facts", "back.jsonl", "--verify", "--json") == 10
+    again = {one["fact"]: one["overall"] for one in printed(capsys)[0]["verdicts"]}
+    assert again["gone"] == "still there"
+    assert surgery(*judged) == 10
+    (verdict,) = (one for one in printed(capsys)[0]["verdicts"] if one["fact"] == "gone")
+    assert verdict["overall"] == "still there"
+    assert {one["name"]: one["outcome"] for one in verdict["claims"]}["extraction"] == "fails"
+
+
 def test_a_check_says_what_is_wrong_and_pruning_forgets(
     surgery: Surgery, given: Folder, three: list[Fact], kept: Ledger, capsys: pytest.CaptureFixture[str]
 ) -> None:

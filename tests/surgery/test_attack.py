@@ -16,6 +16,7 @@ from surgery import Fact, Model, SurgeryError, verify
 from surgery.shipped import example_facts, invented_names
 from surgery.verification.attack import Aspect, Attack, Attempt, Finding, Lift, Profile, lift
 from surgery.verification.attacks import ATTACKS, attacks_named, attacks_of
+from surgery.verification.attacks.spaces import StraySpaces
 from surgery.verification.baseline import Baseline
 from surgery.verification.battery import attacked
 from surgery.verification.controls import never_known, suiting_kind
@@ -123,18 +124,27 @@ def test_attacks_are_found_by_their_names() -> None:
         attacks_named([names[0], ""])
 
 
+NOT_OF_THE_TOY = ("reversed", "two hops")
+"""They ask in the words of shipped relations, of which the toy's are none."""
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_every_attack_brings_up_what_a_model_knows_and_leaves_it_as_it_was(
     name: str, toy: Toy, unchanged: Callable[[Model], None]
 ) -> None:
     model, facts = toy
+    """Stray spaces are tried with the one at the end only: the toy knows its words as wholes, and ten break them."""
     unchanged(model)
     attack = ATTACKS[name]()
     before = Baseline(model).attempt(attack, tuple(facts[:1]))
     assert before.scores.shape == (1, len(before.forms))
-    battery = attacked(model, None, facts[:3], [attack], strangers)
-    assert len(battery.findings) == 3
-    assert {one.outcome for one in battery.findings} <= {"succeeds", "resisted", "not applicable"}
+    tried = StraySpaces(spaces=0) if name == "stray spaces" else attack
+    outcomes = [one.outcome for one in attacked(model, None, facts[:3], [tried], strangers).findings]
+    if name in NOT_OF_THE_TOY:
+        assert outcomes == ["not applicable"] * 3
+    else:
+        assert len(outcomes) == 3
+        assert outcomes.count("succeeds") >= 2
 
 
 @pytest.mark.parametrize("name", ["paraphrases"])

@@ -8,21 +8,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from by_hand import Toy, toy_edit
 
 from surgery import Certificate, Fact, Model, Report, verify
 from surgery.certificate_format import canonical
 from surgery.numbers import Interval
-from surgery.report_beside import spoken, spread
-from surgery.verification.beside import ABOUT, CONSISTENCY
-from surgery.verification.classic import fluency, score, told_on
+from surgery.report_beside import classic, spoken, spread
+from surgery.verification.beside import ABOUT
+from surgery.verification.classic import consistency, fluency, score, told_on
 from surgery.verification.comparison import compared
 from surgery.verification.depth import removal_depth
 from surgery.verification.effects import effects
 from surgery.verification.generation import generation
 from surgery.verification.quantisation import QUANT_KINDS, changed_bins
 
+REWRITES = ("classic", "consistency")
 TEXTS = ["They went home in summer", "It was a long day"]
 
 
@@ -74,19 +76,41 @@ def test_a_rewrite_has_scores_before_and_after_and_no_depth(toy: Toy, unchanged:
     assert found.classic["after"].magnitudes == pytest.approx(after.magnitudes, rel=1e-3, abs=1e-6, nan_ok=True)
     assert found.fluency == {"before": fluency(texts), "after": fluency(texts_after)}
     assert found.depth == {}
-    assert CONSISTENCY in found.left_out
+
+    def by_hand(told: list[str]) -> list[float]:
+        """Of facts with some, by what the base model says of neighbours with the new answer."""
+        each = len(prompts) // 2
+        near = [[one.prompt for one in fact.neighbours if one.target == fact.new_target] for fact in facts]
+        near = [[text for text in own if not any(one.subject in text for one in facts)] for own in near]
+        return [consistency(told[i * each : (i + 1) * each], told_on(model, own)) for i, own in enumerate(near) if own]
+
+    for when, told in (("before", texts), ("after", texts_after)):
+        known = by_hand(told)
+        assert found.consistency[when].mean == pytest.approx(np.mean(known), abs=1e-6)
+        assert (found.consistency[when].cases, len(known) > 0, min(known) > 0) == (len(known), True, True)
+    assert {one.name for one in classic(found)} >= {"fluency", "consistency"}
     assert set(ABOUT.values()) & set(found.left_out) == {ABOUT["tasks"]}
+
+
+def test_facts_without_a_neighbour_that_has_the_new_answer_have_no_consistency(toy: Toy) -> None:
+    first, second = rewritten(toy[1][:2])
+    alone = second.replace(neighbours=())
+    made = judged(toy, [first, alone], "rewritten", profile="full")
+    assert made.beside.consistency["after"].cases == 1
+    assert f"{ABOUT['consistency']}, of 1 of 2 facts" in made.not_tested
+    none = judged(toy, [alone], "rewritten", profile="full")
+    assert (none.beside.consistency, ABOUT["consistency"] in none.not_tested) == ({}, True)
 
 
 @pytest.mark.parametrize(
     ("profile", "left"),
-    [("quick", set(ABOUT) - {"effects", "classic"}), ("standard", {"fluency", "tasks"}), ("full", {"tasks"})],
+    [("quick", set(ABOUT) - {"effects", *REWRITES}), ("standard", {"fluency", "tasks"}), ("full", {"tasks"})],
 )
 def test_what_a_profile_leaves_out_is_said_to_be_untested(toy: Toy, profile: str, left: set[str]) -> None:
     report = judged(toy, toy[1][:1], profile=profile)
     assert set(ABOUT.values()) & set(report.not_tested) == {ABOUT[name] for name in left}
     measured = {name for name in ABOUT if getattr(report.beside, name)}
-    assert measured == set(ABOUT) - left - {"classic"}
+    assert measured == set(ABOUT) - left - {*REWRITES}
     assert all(one in report.not_tested for one in report.beside.left_out)
     quick = [one for one in report.not_tested if one.endswith(": not in the quick profile")]
     assert len(quick) == (profile == "quick")
@@ -100,7 +124,7 @@ def test_it_can_be_left_off_and_is_without_attacks(toy: Toy) -> None:
     bare = verify(toy[0], edit, texts=TEXTS, attacks=(), profile="full")
     off = verify(toy[0], edit, texts=TEXTS, beside=False)
     for one in (bare, off):
-        assert one.beside.left_out == tuple(ABOUT[name] for name in ABOUT if name != "classic")
+        assert one.beside.left_out == tuple(ABOUT[name] for name in ABOUT if name not in REWRITES)
         assert one.beside == dataclasses.replace(off.beside)
         assert "side effects" not in one.costs.seconds
     assert verify(toy[0], edit, texts=TEXTS).beside.effects is not None
@@ -112,7 +136,7 @@ def test_without_an_edit_there_is_no_change_to_look_at(toy: Toy, unchanged: Call
     report = verify(model, None, facts, attacks=(), profile="full", beside=True)
     found = report.beside
     assert (found.effects, found.depth, found.bins) == (None, {}, ())
-    assert set(found.classic) == set(found.fluency) == {"after"}
+    assert set(found.classic) == set(found.fluency) == set(found.consistency) == {"after"}
     assert found.generation is not None
     assert {one.before for one in found.generation.spoken} == {None}
     assert found.comparison is not None

@@ -227,6 +227,13 @@ def test_a_report_of_other_facts_or_another_edit_is_refused(made: Made, toy: Toy
     model, edit, facts, report, _ = made
     with pytest.raises(SurgeryError, match="about other facts than these"):
         Certificate.of(report, model, edit, facts[:1])
+    # by the same name
+    other = facts[0].replace(target=facts[1].target, id=facts[0].label)
+    named = [fact.replace(id=fact.label) for fact in facts]
+    told = verify(model, edit, named, attacks=())
+    assert Certificate.of(told, model, edit, named)
+    with pytest.raises(SurgeryError, match="about other facts than these"):
+        Certificate.of(told, model, edit, [other, *named[1:]])
     with pytest.raises(SurgeryError, match="about another edit or other weights"):
         Certificate.of(report, model, toy_edit(toy, size=6.0, facts=facts))
 

@@ -92,10 +92,12 @@ def test_every_axis_by_single_questions(toy: Toy, changed: Edit, unchanged: Call
         moved = drift(model, WORDS, before, log_probs(model, WORDS))
     found = effects(model, changed, [fact], pool=facts, texts=WORDS, drift=moved)
     made = {one.axis for one in found.effects}
-    assert made == set(AXES) - {"same relation, same answer", "reversed, new answer"}
+    assert made == set(AXES) - set(found.left_out)
     assert found.left_out == {
         "same relation, same answer": "there is nothing to ask",
         "reversed, new answer": "there is no new answer",
+        "two hops": "there is nothing to ask",  # the toy's relations are not shipped
+        "two hops, new answer": "there is no new answer",
     }
     others = [one for one in facts if one.subject == fact.subject and one.template != fact.template]
     for axis, asked in (
@@ -165,6 +167,23 @@ def test_the_shipped_question_is_what_counts_as_reversed(gpt2: Model) -> None:
     count = len(ask(gpt2.tokenizer, *asked).answer_ids)
     assert found.change.mean == pytest.approx(math.log(b / a) / count, abs=1e-3)
     assert (found.change.cases, abs(found.change.mean) > 1e-3) == (1, True)
+
+
+def test_what_follows_is_asked_through_the_old_answer_and_the_new_one(gpt2: Model) -> None:
+    fact = next(one for one in example_facts("landmark in city") if one.subject == "The Louvre")
+    fact = fact.replace(new_target=" Berlin", neighbours=())
+    question = "Whoever lives in the city where the Louvre stands lives in the capital of"
+    edit = toy_edit((gpt2, [fact]), size=40.0, claim="rewritten")
+    found = effects(gpt2, edit, [fact], texts=WORDS)
+    for axis, end in (("two hops", "France"), ("two hops, new answer", "Germany")):
+        a, b = probability(gpt2, question, end, edit)
+        assert (found[axis].before, found[axis].after) == pytest.approx((a, b), rel=1e-3)
+        assert found[axis].change.mean == pytest.approx(b - a, rel=1e-3)
+        assert a != b
+        assert found[axis].worst.endswith(f"in '{question} {end}'")
+    removal = effects(gpt2, toy_edit((gpt2, [fact]), size=40.0), [fact], texts=WORDS)
+    assert removal.left_out["two hops, new answer"] == "there is no new answer"
+    assert removal["two hops"].change.mean == found["two hops"].change.mean
 
 
 def test_the_interval_of_many_facts_is_over_facts(toy: Toy, changed: Edit) -> None:

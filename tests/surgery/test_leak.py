@@ -10,10 +10,10 @@ import torch
 from by_hand import Toy, edit_of
 from torch import Tensor
 
-from surgery import Delta, Edit, Fact, Leak, Model, SurgeryError, WrongWeights, delta_leak, redact, verify
+from surgery import Certificate, Delta, Edit, Fact, Leak, Model, SurgeryError, WrongWeights, delta_leak, redact, verify
 from surgery.hooks import Trace, hidden
 from surgery.tokens import ask_fact, pad
-from surgery.verification.leak import Reading
+from surgery.verification.leak import UNREAD, Reading
 
 
 def key_of(model: Model, fact: Fact, layer: int) -> Tensor:
@@ -125,4 +125,40 @@ def test_a_report_holds_it(toy: Toy, tmp_path: object) -> None:
     assert "subjects come first" in str(report.table().caption)
     page = (report.save(str(tmp_path)) / "report.html").read_text()
     assert "Read off the edit itself" in page
-    assert verify(model, made).leak is None
+    bare, full = (
+        verify(model, made),
+        verify(model, made, profile="full", attacks=(), beside=True, texts=["They went home"]),
+    )
+    assert (bare.leak, UNREAD in bare.not_tested) == (None, True)
+    assert (full.leak, UNREAD in full.not_tested) == (report.leak, False)
+    (reading,) = report.leak.readings
+    assert Certificate.of(full, model, made).content["beside"]["leak"] == {
+        "names": report.leak.names,
+        "first": 1,
+        "readings": [
+            {
+                "rank": 1,
+                "response": float(f"{reading.score:.6g}"),
+                "highest other": float(f"{reading.controls[0]:.6g}"),
+            }
+        ],
+    }
+
+
+def test_a_subject_too_long_to_be_tried_leaves_the_others_theirs(toy: Toy) -> None:
+    model, facts = toy
+    made = written_at(toy, facts[:1])
+    long = facts[0].replace(subject="Falk Brin", template="was " * 63 + "{} lives in")
+    alone, both = (delta_leak(model, made, some, names=names(toy)) for some in (facts[:1], [facts[0], long]))
+    assert (both.left_out, alone.left_out, len(both.readings)) == (1, 0, 1)
+    assert both.readings[0].rank == 1
+    with pytest.raises(SurgeryError, match="the model cannot read the subjects and all the names in the facts' words"):
+        delta_leak(model, made, long, names=names(toy))
+    quiet = dataclasses.replace(made, claim="removed", facts=(facts[0], long))
+    report = verify(model, quiet, profile="full", attacks=(), beside=True, leak=True, texts=["They went home"])
+    assert report.leak is not None
+    # only what can be asked is tried at all
+    assert (report.leak.left_out, report.verdicts[1].overall) == (0, "inconclusive")
+    near = facts[0].replace(subject="", template=facts[0].prompt)
+    none = verify(model, quiet, [near], profile="full", attacks=(), beside=True, texts=["They went home"])
+    assert (none.leak, UNREAD in none.not_tested) == (None, True)

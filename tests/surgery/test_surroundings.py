@@ -6,13 +6,16 @@ from by_hand import Toy
 
 from surgery import Fact, Neighbour
 from surgery.predict import rate
+from surgery.shipped import shipped_relations
 from surgery.verification import Baseline
+from surgery.verification.attacks.hops import chain
 from surgery.verification.surroundings import (
     REVERSED,
     Case,
     about_subjects,
     around,
     reversed_questions,
+    two_hops,
     unrelated_cases,
 )
 
@@ -68,3 +71,16 @@ def test_a_subject_is_asked_for_as_its_relation_does_and_in_general_words_elsewh
     assert [one.prompt for one in reversed_questions([tower, odd], [0], own, rewritten=False)] == [
         "In Paris stands the"
     ]
+
+
+def test_chains_are_those_of_the_attack() -> None:
+    tower = Fact(
+        subject="The Eiffel Tower", template="{} is located in the city of", target="Paris", new_target=" Berlin"
+    )
+    odd = Fact(subject="The Old Mill", template="{} is owned by", target="Ann")
+    question = "Whoever lives in the city where the Eiffel Tower stands lives in the capital of"
+    (first,) = [one for one in shipped_relations() if one.name == "landmark in city"]
+    old = Case("two hops", 1, question, "France")
+    assert two_hops([odd, tower], [0, 1], rewritten=False) == [old]
+    assert two_hops([odd, tower], [0, 1], rewritten=True) == [old, Case("two hops, new answer", 1, question, "Germany")]
+    assert {chain(tower, first, second) for second in shipped_relations()} == {None, (old.prompt, old.answer)}

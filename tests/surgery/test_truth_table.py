@@ -10,8 +10,9 @@ import pytest
 from by_hand import Toy, toy_edit
 from known_answers import Guard, never_say, nobodies, of_nobody, planted, say, strangers, trained
 from scipy.stats import binom
+from sweeping import FAR
 
-from edits import FineTune, Suppress
+from edits import FineTune, RankOne, Replace, Suppress, ValueSearch, fit_statistics
 from surgery import Delta, Edit, Fact, Model, Site, Thresholds, rate, verify
 from surgery.report import Report
 from surgery.verification import Intervention
@@ -146,6 +147,41 @@ def test_what_a_method_suppresses(toy: Toy, unchanged: Callable[[Model], None]) 
     unchanged(model)
     edit = FineTune(objective=Suppress(), progress=False, steps=25, stop=1e-3)(model, facts[0], [Site("L2.mlp")])
     assert judged(model, edit, toy).exit_code == 10
+
+
+def test_what_a_rewrite_by_rank_one_suppresses(toy: Toy, unchanged: Callable[[Model], None]) -> None:
+    """Judged for a removal: the new answer covers the old one, which the layers in between still show.
+
+    At the layer above the first, whose mlp recalls the fact, so that the old answer is under way by then. A rewrite at
+    the first layer itself leaves nothing of it in one of the toys. The fact is the first that `test_toy` rewrites.
+    """
+    model, facts = toy
+    unchanged(model)
+    fact = facts[27]
+    fact = fact.replace(new_target=next(one.target for one in fact.neighbours if one.target != fact.target))
+    statistics = fit_statistics(
+        model,
+        [f"{text} {one.target} ." for one in facts for text in (one.prompt, *one.paraphrases)],
+        [1],
+        progress=False,
+    )
+    method = RankOne(
+        statistics=statistics, objective=Replace(), contexts=("{}", "The day . {}", "Because {}"), limits=FAR,
+        search=ValueSearch(steps=60, clamp=8.0, stop=0.005), progress=False,
+    )  # fmt: skip
+    edit = method(model, fact, [Site("L1.mlp")])
+    assert edit.claim == "rewritten"
+    # eight answers make the old one one of the likeliest ten
+    lines = Thresholds(drift=0.5, removed_rank=1, removed_probability=0.1, neighbour_shift=0.5)
+    assert judged(model, edit, toy, probes_only=True, lines=lines).verdicts[0]["rewritten"].outcome == "holds"
+    report = judged(model, dataclasses.replace(edit, claim="removed"), toy, lines=lines)
+    (verdict,) = report.verdicts
+    assert (verdict["known"].outcome, verdict["removed"].outcome, verdict["traces"].outcome) == (
+        "holds",
+        "holds",
+        "fails",
+    )
+    assert (report.exit_code, verdict.overall, verdict.depth) == (10, "suppressed", "suppressed")
 
 
 def test_what_is_removed_by_breaking_its_neighbours(toy: Toy, unchanged: Callable[[Model], None]) -> None:

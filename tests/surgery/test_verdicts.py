@@ -200,6 +200,13 @@ def test_neighbours(shifts: list[float], outcome: str, expected: int) -> None:
     assert removed(KNOWN, GONE, neighbours=rows).overall == "still there"
 
 
+def test_neighbours_the_edit_has_seen_do_not_judge_it() -> None:
+    kept, moved = (row("neighbour", Rating(0.5, 1), Rating(p, 1), held_out=p < 0.5) for p in (0.5, 0.1))
+    assert removed(GONE, GONE, neighbours=[kept])["neighbours"].outcome == "not applicable"
+    one = removed(GONE, GONE, neighbours=[kept, kept, moved])["neighbours"]
+    assert (one.outcome, one.cases) == ("fails", 1)
+
+
 @pytest.mark.parametrize(("nats", "outcome", "expected"), [(0.01, "holds", 0), (0.011, "fails", 11)])
 def test_drift_is_judged_for_the_whole_model(nats: float, outcome: str, expected: int) -> None:
     moved = Drift(nats, 0.0, 0.1, 3, 50, (20.0, 21.0))

@@ -194,6 +194,9 @@ def test_what_cannot_be_verified_is_refused(toy: Toy) -> None:
         verify(model, None, facts[0], claim="rewritten")
     with pytest.raises(WrongWeights):
         verify(model, toy_edit(toy, size=1.0, base="0" * 64))
+    for edit in (None, toy_edit(toy, size=1.0)):
+        with pytest.raises(SurgeryError, match="there is no text to measure drift on; give at least one, or None for"):
+            verify(model, edit, facts[0], texts=[])
 
 
 def test_another_seed_draws_anew_and_the_same_repeats(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:

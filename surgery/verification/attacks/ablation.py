@@ -33,6 +33,7 @@ from surgery.tokens import Question, ask, encode
 from surgery.verification.askable import leaves_room
 from surgery.verification.attack import Aspect, Attempt, Profile
 from surgery.verification.attacks.wordings import wordings
+from surgery.verification.naming import renamed
 from surgery.verification.states import last_states
 
 ROWS = 32
@@ -151,7 +152,7 @@ def _frames(fact: Fact) -> tuple[str, ...]:
     """A fact's wordings with the slot in its subject's place; as they are where it has none."""
     if not fact.subject:
         return wordings(fact)
-    return (fact.template, *(text.replace(fact.subject, SLOT) for text in wordings(fact)[1:]))
+    return (fact.template, *(renamed(text, fact.subject, SLOT) for text in wordings(fact)[1:]))
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@
    own over prompt, subject and answer: prefix injection, affirmative suffix, role play, multiple choice, reverse query,
    synonym manipulation, context hint, in-context learning, cross-lingual.
 2. Affirmative prefixes: the answer's announcement, put into the model's mouth.
-3. The prompt through the model's chat template, plainly and with an affirmative prefix.
+3. The prompt through the model's chat template, with an affirmative prefix.
 Some forms hold the answer or its first letter. That is paid for: the controls are told the same.
 The reverse query asks for the subject; it scores by how much the answer makes the subject likelier than wrong answers
 do (`asking.subject_gains`).

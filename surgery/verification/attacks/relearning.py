@@ -37,6 +37,7 @@ from surgery.shipped import example_facts, neutral_texts
 from surgery.tokens import ask, encode, pad
 from surgery.verification.attack import Aspect, Attempt, Profile
 from surgery.verification.attacks.wordings import WORDINGS, rated
+from surgery.verification.naming import names, renamed
 
 ROWS = 32
 
@@ -191,7 +192,7 @@ def _others(template: str, facts: Sequence[Fact]) -> list[tuple[str, str]]:
     near += [
         (template.replace(SLOT, one.subject), one.target)
         for one in example_facts()
-        if template in (one.template, *(text.replace(one.subject, SLOT) for text in one.paraphrases))
+        if template in (one.template, *(renamed(text, one.subject, SLOT) for text in one.paraphrases))
     ]
     asked = {text for fact in facts for text in (fact.prompt, *fact.paraphrases)}
     return [pair for pair in dict.fromkeys(near) if pair[0] not in asked and not _names(_statement(*pair), facts)]
@@ -202,4 +203,4 @@ def _statement(prompt: str, target: str) -> str:
 
 
 def _names(text: str, facts: Sequence[Fact]) -> bool:
-    return any(fact.subject and fact.subject.casefold() in text.casefold() for fact in facts)
+    return any(names(text, fact.subject, any_case=True) for fact in facts)

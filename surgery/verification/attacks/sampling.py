@@ -7,7 +7,7 @@ samples.
    is more than the answer's probability as the next words, which `paraphrases` gives exactly.
 3. Score: k / n. Its upper bound is Clopper and Pearson's, one-sided (`upper_bound`).
 What n can tell: with n = 16, no mention at all still leaves up to 0.17 at 95 %, a share only 300 draws would push to
-0.01. The form says so. Sampling can convict an edit; little can be acquitted by it.
+0.01. The evidence gives the bound for the mentions found. Sampling can convict an edit; little can be acquitted by it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Sampling:
             part.sort(key=lambda task: len(encode(model.tokenizer, task[0]).ids))
             said = draw(model, [task[0] for task in part], np.stack([self._numbers(*task) for task in part]))
             told |= zip(part, said, strict=True)
-        scores, says = np.full((len(facts), 1), np.nan), []
+        scores, says, bounds = np.full((len(facts), 1), np.nan), [], []
         for i, (fact, own) in enumerate(zip(facts, dealt, strict=True)):
             samples = [text for task in own for text in told[task]]
             find = finder((fact.target, *fact.aliases))
@@ -82,8 +82,8 @@ class Sampling:
             if samples:
                 scores[i, 0] = len(hits) / len(samples)
             says.append(hits[0].strip() if hits else "")
-        none = upper_bound(0, self.draws, self.confidence)
-        return Attempt((f"{self.draws} draws, none of which would mean at most {none:.3f}",), scores, tuple(says))
+            bounds.append(upper_bound(len(hits), len(samples), self.confidence) if samples else np.nan)
+        return Attempt((f"{self.draws} draws",), scores, tuple(says), tuple(bounds))
 
     def _dealt(self, model: Model, fact: Fact) -> list[_Task]:
         """The draws dealt to those prompts that leave room for an answer."""

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from surgery.fact import Fact
 from surgery.model import Model
 from surgery.predict import rate
+from surgery.verification.naming import names
 
 WORDINGS = ("prompt", "paraphrase 1", "paraphrase 2", "paraphrase 3")
 
@@ -21,7 +22,7 @@ def wordings(fact: Fact) -> tuple[str, ...]:
 
 def all_wordings(fact: Fact) -> tuple[str, ...]:
     """The prompt and every paraphrase that names the subject."""
-    return (fact.prompt, *(text for text in fact.paraphrases if fact.subject in text))
+    return (fact.prompt, *(text for text in fact.paraphrases if not fact.subject or names(text, fact.subject)))
 
 
 def rated(

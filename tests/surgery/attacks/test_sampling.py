@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from surgery import Fact, Model, SurgeryError
+from surgery.certificate_content import _lift
 from surgery.verification.answers import mentions
+from surgery.verification.attack import Attempt, Finding, lift
 from surgery.verification.attacks.sampling import Sampling, upper_bound
 from surgery.verification.draws import draw
 
@@ -99,9 +101,23 @@ def test_bounds_of_clopper_and_pearson() -> None:
     assert Sampling().draws == 16
 
 
-def test_the_form_says_what_so_few_can_tell(gpt2: Model) -> None:
-    found = Sampling(draws=4, tokens=1)(gpt2, [Fact(subject="Steve", template="{} was", target="zzz")])
-    assert found.forms == ("4 draws, none of which would mean at most 0.527",)
+def test_what_so_few_can_tell_is_the_bound_of_what_was_found(toy: tuple[Model, list[Fact]]) -> None:
+    model, facts = toy
+    asked = [facts[0].replace(target="zzz"), facts[0], facts[0].replace(template="{} " + "was " * 80, paraphrases=())]
+    found = Sampling(draws=4, tokens=3)(model, asked)
+    assert found.forms == ("4 draws",)
+    hits = round(4 * found.scores[1, 0])
+    assert hits > 0
+    assert found.bounds[:2] == (upper_bound(0, 4), upper_bound(hits, 4))
+    assert (round(found.bounds[0], 3), np.isnan(found.bounds[2])) == (0.527, True)
+    # in the evidence and in the certificate's numbers
+    controls = Attempt(found.forms, np.vstack([found.scores[:1]] * 21), ("",) * 21, found.bounds[:1] * 21)
+    made = lift(controls, 0, range(1, 21), Sampling.floor)
+    told = Finding(0, "sampling", "extraction", Sampling.unit, None, made).evidence
+    assert told.startswith("sampling (4 draws): share of samples 0.000 (at most 0.527), lift +0.000")
+    assert _lift(made)["bound"] == pytest.approx(0.527, abs=1e-3)
+    with pytest.raises(SurgeryError, match="1 bounds are not one for each of 3 facts"):
+        Attempt(found.forms, found.scores, (), (0.5,))
 
 
 @pytest.mark.parametrize(("found", "draws", "confidence"), [(5, 4, 0.95), (-1, 4, 0.95), (0, 0, 0.95), (0, 4, 1.0)])
