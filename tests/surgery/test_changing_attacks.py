@@ -14,7 +14,8 @@ from surgery.verification.battery import attacked
 from surgery.verification.controls import with_subject
 
 FILLER = FILLER_WORDS[:20]
-STRANGERS = ("had been", "home to", "years for", "old friends", "went away", "see some")
+# two words of no wording of a fact: "home" would be half of "The home town of {}"
+STRANGERS = ("had been", "summer when", "years for", "old friends", "went away", "see some")
 CHANGING = ("int8", "int4", "nf4", "related relearning", "unrelated relearning", "direction ablation")
 
 
