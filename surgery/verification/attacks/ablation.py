@@ -56,7 +56,7 @@ class DirectionAblation:
     aspect: ClassVar[Aspect] = "traces"
     profile: ClassVar[Profile] = "standard"
     unit: ClassVar[str] = "probability"
-    floor: ClassVar[float] = 0.05
+    floor: ClassVar[float] = 0.1
 
     def __post_init__(self) -> None:
         if not self.depths or any(not 0 <= one <= 1 for one in self.depths):

@@ -56,4 +56,5 @@ class NF4(_Quantised):
 
     name: ClassVar[str] = "nf4"
     about: ClassVar[str] = "linear maps rounded to the 16 levels of NF4, blocks of 64 inputs"
+    floor: ClassVar[float] = 0.12
     profile: ClassVar[Profile] = "standard"
