@@ -176,10 +176,7 @@ class ClosedForm:
         Raises:
             SurgeryError: the objective cannot be had of one of them.
         """
-        objective = default_objective(facts, self.objective)
-        for fact in facts:
-            objective.continuation(fact)
-        return objective
+        return default_objective(facts, self.objective)
 
     def settings(self) -> dict[str, Any]:
         """What decides the numbers of an edit besides model, facts and statistics, as JSON values."""
@@ -252,8 +249,7 @@ class ClosedForm:
     ) -> NearCollapse:
         done = sum(len(value.facts) for value in run.values)
         edit = self._edit(run, objective, contexts) if done else None
-        told = f"after {done} of {count} facts {error}; edit fewer facts, or raise the limit if you mean it"
-        return NearCollapse(told, edit, done)
+        return NearCollapse.after(done, count, str(error), edit)
 
     def _edit(self, run: Batches, objective: Objective, contexts: Sequence[str]) -> Edit:
         settings = {

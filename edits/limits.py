@@ -40,6 +40,12 @@ class NearCollapse(SurgeryError):
         self.edit = edit
         self.done = done
 
+    @classmethod
+    def after(cls, done: int, count: int, passed: str, edit: Edit | None) -> NearCollapse:
+        """What a method raises that has done so many facts: which limit it would pass, and the remedy."""
+        told = f"after {done} of {count} facts {passed}; edit fewer facts, or raise the limit if you mean it"
+        return cls(told, edit, done)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -96,7 +102,6 @@ def within(model: Model, edit: Edit, limits: Limits) -> Edit:
     finally:
         undo()
     if (passed := limits.passed(change, 0.0, ratio)) is not None:
-        told = f"{passed}; edit fewer facts, or raise the limit if you mean it"
-        raise NearCollapse(f"after 0 of {len(edit.facts)} facts {told}", None, 0)
+        raise NearCollapse.after(0, len(edit.facts), passed, None)
     numbers = {"total_change": change, "perplexity_ratio": ratio}
     return dataclasses.replace(edit, log=tuple({**one, **numbers} for one in edit.log))

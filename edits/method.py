@@ -76,8 +76,8 @@ def default_objective(facts: Sequence[Fact], chosen: Objective | None = None) ->
     """The objective a method was given, else Replace where all facts name a new answer, and Neutral where none does.
 
     Raises:
-        SurgeryError: there are no facts, some name a new answer and some do not, or two name different ones for one
-            prompt.
+        SurgeryError: there are no facts, some name a new answer and some do not, two name different ones for one
+            prompt, or the objective cannot be had of one.
     """
     if not facts:
         raise SurgeryError("there is no fact to edit; give at least one")
@@ -86,16 +86,15 @@ def default_objective(facts: Sequence[Fact], chosen: Objective | None = None) ->
         if named not in (0, len(facts)):
             raise SurgeryError(f"{named} of {len(facts)} facts name a new_target; rewrite and remove in two edits")
         chosen = Replace() if named else Neutral()
-    if chosen.claim == "rewritten":
-        _check_one_answer(facts, chosen)
+    _check_answers(facts, chosen)
     return chosen
 
 
-def _check_one_answer(facts: Sequence[Fact], objective: Objective) -> None:
+def _check_answers(facts: Sequence[Fact], objective: Objective) -> None:
     said: dict[str, str] = {}
     for fact in facts:
         new = objective.continuation(fact)
-        if said.setdefault(fact.prompt, new) != new:
+        if objective.claim == "rewritten" and said.setdefault(fact.prompt, new) != new:
             raise SurgeryError(
                 f"{fact.prompt!r} cannot be answered by both {said[fact.prompt]!r} and {new!r}; leave one of them away"
             )

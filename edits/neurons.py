@@ -138,8 +138,6 @@ class _NeuronEdit(ABC):
                 f"{self.name} knows no settings of an objective; give it {type(served).__name__}() as it comes, not "
                 f"{objective}"
             )
-        for fact in facts:
-            objective.continuation(fact)
         return objective
 
     def _found(self, model: Model, fact: Fact, objective: Objective, sites: Sequence[Site]) -> tuple[Neuron, ...]:

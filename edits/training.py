@@ -83,8 +83,6 @@ class Trained:
             raise SurgeryError(
                 f"{self.name} looks at the output alone; leave the layers of {objective.name!r} away, or take rank-one"
             )
-        for fact in facts:
-            objective.continuation(fact)
         return objective
 
     def _edit(

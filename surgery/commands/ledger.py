@@ -224,8 +224,6 @@ def _made(
     """A new ledger and its base."""
     passages = Passages.of(run, corpus, folder)
     chosen = default_objective(facts, edits.objective_named(objective) if objective else None)
-    for fact in facts:
-        chosen.continuation(fact)
     how = checked_method(edits.method_named(method, objective=chosen))
     how = how if limits is None else dataclasses.replace(how, limits=limits_of(limits))
     check_writable(folder)
