@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 from surgery.edit import Edit
@@ -40,7 +40,7 @@ from surgery.verification.harness import Tasks
 from surgery.verification.intervention import Intervention
 from surgery.verification.leak import leaked_if_wanted, unread
 from surgery.verification.probes import Probe, measure, probes_of
-from surgery.verification.verdicts import Row, Thresholds, exit_code, judge, judge_drift, unjudged
+from surgery.verification.verdicts import Row, Thresholds, Verdict, exit_code, judge, judge_drift, unjudged
 
 MOST_SEED = 2**32 - 1
 """What numpy's generators take."""
@@ -132,22 +132,7 @@ def verify(
         looked = dataclasses.replace(looked, depth={list(place)[n]: depth for n, depth in looked.depth.items()})
         with meter.part("leak"):
             leaked = leaked_if_wanted(model, weights, asked, asked_for=leak, wanted=wanted and profile == "full")
-    own_rows = [[row for row in rows if row[0].fact == i] for i in range(len(chosen))]
-    merely = battery.asked
-    verdicts = tuple(
-        unjudged(fact.label, claim, refused[i])
-        if i in refused
-        else judge(
-            fact.label,
-            own_rows[i],
-            claim,
-            lines,
-            battery.of(i),
-            merely[i].lift if i in merely else None,
-            weights_kept=weights is not edit,
-        )
-        for i, fact in enumerate(chosen)
-    )
+    verdicts = _verdicts(chosen, refused, rows, battery, claim, lines, weights_kept=weights is not edit)
     overall = judge_drift(moved, lines)
     return Report(
         claim=claim,
@@ -194,6 +179,27 @@ def _facts(edit: Edit | Intervention | None, facts: Sequence[Fact] | Fact | None
     if not chosen:
         raise SurgeryError("there is no fact to verify; give at least one")
     return chosen
+
+
+def _verdicts(
+    facts: Sequence[Fact],
+    refused: Mapping[int, str],
+    rows: Sequence[Row],
+    battery: Battery,
+    claim: Literal["removed", "rewritten"],
+    lines: Thresholds,
+    *,
+    weights_kept: bool,
+) -> tuple[Verdict, ...]:
+    """One a fact; of those the model cannot be asked about, why."""
+    own = [[row for row in rows if row[0].fact == i] for i in range(len(facts))]
+    merely = {i: one.lift for i, one in battery.asked.items()}
+    return tuple(
+        unjudged(fact.label, claim, refused[i])
+        if i in refused
+        else judge(fact.label, own[i], claim, lines, battery.of(i), merely.get(i), weights_kept=weights_kept)
+        for i, fact in enumerate(facts)
+    )
 
 
 def _before_and_after(
