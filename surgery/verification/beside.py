@@ -24,7 +24,7 @@ from surgery.errors import SurgeryError
 from surgery.fact import Fact
 from surgery.model import Model
 from surgery.numbers import Interval, json_values, student
-from surgery.verification.askable import TOO_LONG, fits
+from surgery.verification.askable import TOO_LONG, TooLong, fits
 from surgery.verification.attack import PROFILES, Profile
 from surgery.verification.baseline import Baseline, Controls
 from surgery.verification.classic import Classic, consistency, fluency, score
@@ -229,8 +229,7 @@ def _generation(asked: Asked) -> Generation:
 
 
 def _comparison(asked: Asked) -> Comparison | None:
-    # facts may all be too long for an instruction in front of them
-    with suppress(SurgeryError):
+    with suppress(TooLong):
         return compared(asked.facts, asked.rows, asked.claim, asked.baseline, thresholds=asked.lines)
     return None
 
