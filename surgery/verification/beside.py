@@ -184,7 +184,7 @@ def _within(found: Beside, asked: Asked, chosen: Sequence[str]) -> list[str]:
         reasons: dict[str, list[str]] = {}
         for axis, why in found.effects.left_out.items():
             reasons.setdefault(why, []).append(axis)
-        left += [f"side effects on {', '.join(axes)}: {why}" for why, axes in reasons.items()]
+        left += [f"side effects on {'; '.join(axes)}: {why}" for why, axes in reasons.items()]
         whole = {one.axis for one in found.effects.effects}
         left += [
             f"side effects on {axis}, cases {TOO_LONG}: {count}"
