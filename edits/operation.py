@@ -19,7 +19,7 @@ from surgery.report import Report
 from surgery.site import Kind, Site
 from surgery.verification import verify
 from surgery.verification.attack import Profile
-from surgery.verification.verify import check_profile
+from surgery.verification.verify import check_profile, check_seed
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ def operate(
     sites: Sequence[Site] | None = None,
     profile: Profile = "quick",
     trace: Kind | None = "mlp",
+    seed: int = 0,
 ) -> Operation:
     """Trace the first fact, compute the edit of all, verify it. The model's weights are the same afterwards.
 
@@ -74,9 +75,14 @@ def operate(
         sites: where; what the method recommends for the model by default.
         profile: how much verification tries: "quick", "standard" or "full".
         trace: what to restore in the trace, None to skip it.
+        seed: of what verification draws; a trace and a method have their own.
+
+    Raises:
+        SurgeryError: there is no such profile or seed, or a fact that cannot be traced, edited or verified.
     """
     check_profile(profile)
+    check_seed(seed)
     chosen = (facts,) if isinstance(facts, Fact) else tuple(facts)
     edit = (method or RankOne())(model, chosen, sites)
     traced = causal_trace(model, chosen[0], kind=trace) if trace is not None else None
-    return Operation(traced, edit, verify(model, edit, chosen, profile=profile))
+    return Operation(traced, edit, verify(model, edit, chosen, profile=profile, seed=seed))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from surgery.verification.attack import Finding, Lift
     from surgery.verification.leak import Leak
     from surgery.verification.probes import Measured, Probe, Rating
+    from surgery.verification.task_effect import TaskEffects
     from surgery.verification.verdicts import Claim
 
 DIGITS = 6
@@ -46,6 +47,7 @@ def content_of(report: Report, model: Model, edit: Edit | None, digests: Sequenc
         "edit": None if edit is None else _edit(edit),
         "claim": report.claim,
         "profile": report.profile,
+        "seed": report.seed,
         "exit_code": report.exit_code,
         "meaning": report.meaning,
         "facts": sorted(facts, key=lambda one: str(one["digest"])),
@@ -88,7 +90,20 @@ def _beside(report: Report) -> dict[str, Any]:
     found = report.beside.effects.effects if report.beside.effects else ()
     effects = [{"axis": one.axis, "outcome": one.outcome, "over": one.over, **_interval(one.change)} for one in found]
     bins = [{"kind": one.kind, "kept": _short(one.kept), "share": _short(one.share)} for one in report.beside.bins]
-    return {"effects": effects, "bins": bins, **({"leak": _leak(report.leak)} if report.leak else {})}
+    tasks = {"tasks": _tasks(report.beside.tasks)} if report.beside.tasks else {}
+    leak = {"leak": _leak(report.leak)} if report.leak else {}
+    return {"effects": effects, "bins": bins, **tasks, **leak}
+
+
+def _tasks(tasks: TaskEffects) -> dict[str, Any]:
+    scored = [
+        {
+            **{name: getattr(one, name) for name in ("task", "metric", "before", "after", "documents")},
+            "change": None if one.change is None else _interval(one.change),
+        }
+        for one in tasks.effects
+    ]
+    return {"harness": tasks.version, "seed": tasks.seed, "limit": tasks.limit, "scored": _short(scored)}
 
 
 def _leak(leak: Leak) -> dict[str, Any]:

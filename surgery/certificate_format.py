@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from surgery.errors import SurgeryError
 
-FORMAT = "knowledge-surgery certificate 1"
+FORMAT = "knowledge-surgery certificate 2"
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Salt = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
@@ -44,7 +44,7 @@ class _OfFact(_Strict):
 
 
 class _Content(_Strict):
-    format: Literal["knowledge-surgery certificate 1"]
+    format: Literal["knowledge-surgery certificate 2"]
     tool: str
     created: str
     model: dict[str, Any]
@@ -52,6 +52,7 @@ class _Content(_Strict):
     edit: _Edit | None
     claim: str
     profile: str
+    seed: int
     exit_code: int
     meaning: str
     salt: Salt

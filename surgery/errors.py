@@ -26,6 +26,18 @@ class UnsupportedModel(SurgeryError):
     """A model whose anatomy is not the one this package knows how to operate on."""
 
 
+class NothingToTry(SurgeryError):
+    """A measurement has nothing to be made on; what it is a part of can go on without it.
+
+    Attributes:
+        reason: why, without a word of the user's facts.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class WrongWeights(SurgeryError):
     """An edit or statistics made for other weights than the ones at hand."""
 

@@ -20,7 +20,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from surgery.edit import Edit
-from surgery.errors import SurgeryError
+from surgery.errors import NothingToTry
 from surgery.fact import Fact
 from surgery.model import Model
 from surgery.numbers import Interval, json_values, student
@@ -169,11 +169,15 @@ def measured_beside(asked: Asked, meter: Meter, *, wanted: bool = True) -> Besid
     chosen = [name for name in parts if name != "tasks" and PROFILES.index(_LIGHTEST.get(name, "standard")) <= weight]
     chosen += ["tasks"] * (asked.tasks is not None)
     made: dict[str, Any] = {}
+    why: dict[str, str] = {}
     for name in chosen:
         with meter.part(PARTS[name]):
-            made[name] = _MEASURES[name](asked)
+            try:
+                made[name] = _MEASURES[name](asked)
+            except NothingToTry as error:
+                why[name] = f": {error.reason}"
     found = Beside(**made)
-    left = [ABOUT[name] for name in parts if not getattr(found, name)]
+    left = [ABOUT[name] + why.get(name, "") for name in parts if not getattr(found, name)]
     return replace(found, left_out=(*left, *_within(found, asked, chosen)))
 
 
@@ -264,20 +268,20 @@ def _consistency(asked: Asked) -> dict[str, Interval]:
 
 def _depths(asked: Asked) -> dict[int, Depth]:
     assert asked.edit is not None
-    found = {}
+    found, nothing = {}, []
     for i, fact in enumerate(asked.facts[:DEEP]):
-        # a fact without a subject, or whose answer has other tokens after invented ones, has nothing to compare with
-        with suppress(SurgeryError):
+        try:
             found[i] = removal_depth(asked.model, asked.edit, fact, controls=asked.controls)
+        except NothingToTry as error:
+            nothing.append(error)
+    if nothing and not found:
+        raise nothing[0]
     return found
 
 
 def _bins(asked: Asked) -> tuple[ChangedBins, ...]:
     assert asked.edit is not None
-    # an edit that changes no weight has none left
-    with suppress(SurgeryError):
-        return tuple(changed_bins(asked.model, asked.edit, kind) for kind in QUANT_KINDS)
-    return ()
+    return tuple(changed_bins(asked.model, asked.edit, kind) for kind in QUANT_KINDS)
 
 
 _LIGHTEST: Mapping[str, Profile] = {"effects": "quick", "fluency": "full", "consistency": "full"}

@@ -27,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from surgery.edit import Edit
-from surgery.errors import SurgeryError
+from surgery.errors import NothingToTry, SurgeryError
 from surgery.fact import Fact
 from surgery.hooks import TraceDict, hidden, with_hidden
 from surgery.model import Model
@@ -128,7 +128,8 @@ def removal_depth(
 
     Raises:
         WrongWeights: an edit was made for other weights.
-        SurgeryError: without a reference, the fact has no subject to exchange, or no control's answer has its tokens.
+        NothingToTry: without a reference, the fact has no subject to exchange, or no control's answer has its tokens.
+        SurgeryError: fewer than one invented subject is to be used.
     """
     if count < 1:
         raise SurgeryError(f"{count} invented subjects cannot stand for a model; give count=1 or more")
@@ -158,13 +159,17 @@ def removal_depth(
 
 def _strangers(model: Model, fact: Fact, question: Question, controls: Controls) -> list[Question]:
     if not fact.subject:
-        raise SurgeryError(f"{fact.label!r} has no subject that an invented one could replace; give reference=EDIT")
+        raise NothingToTry(
+            f"{fact.label!r} has no subject that an invented one could replace; give reference=EDIT",
+            "there is no subject that an invented one could replace",
+        )
     asked = [ask(model.tokenizer, one.prompt, one.target) for one in controls(model, fact)]
     same = [one for one in asked if one.answer_ids == question.answer_ids]
     if not same:
-        raise SurgeryError(
+        raise NothingToTry(
             f"after none of {len(asked)} invented subjects {fact.target!r} has the tokens it has in {fact.label!r}; "
-            f"give other controls or reference=EDIT"
+            f"give other controls or reference=EDIT",
+            "after no invented subject has the answer the same tokens",
         )
     return same
 

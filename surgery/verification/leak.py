@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +24,7 @@ import torch
 
 from surgery.delta import Delta
 from surgery.edit import Edit
-from surgery.errors import SurgeryError
+from surgery.errors import NothingToTry, SurgeryError
 from surgery.fact import Fact
 from surgery.hooks import TraceDict, hidden
 from surgery.model import Model
@@ -129,19 +128,21 @@ def delta_leak(
 
     Raises:
         WrongWeights: the edit was made for other weights.
-        SurgeryError: no facts are known, none has a subject, fewer than 20 names are left, the model can read no
-            subject and all the names in its fact's words, or every change is zero.
+        NothingToTry: no fact has a subject, fewer than 20 names are left, the model can read no subject and all the
+            names in its fact's words, or every change is zero.
+        SurgeryError: no facts are known.
     """
     edit.check_base(model)
     deltas = [delta for delta in edit.deltas if delta.norm > 0]
     if not deltas:
-        raise SurgeryError("every change of the edit is zero; there is nothing to try")
+        raise NothingToTry("every change of the edit is zero; there is nothing to try", "every change of it is zero")
     chosen = (facts,) if isinstance(facts, Fact) else edit.facts if facts is None else tuple(facts)
     if not chosen:
         raise SurgeryError("the edit's file does not say what it is about; give its facts, as --facts FILE")
     subjects = {fact.subject: fact for fact in reversed(chosen) if fact.subject}
     if not subjects:
-        raise SurgeryError("none of the facts has a subject that the edit could leak; there is nothing to try")
+        reason = "none of the facts has a subject"
+        raise NothingToTry(f"{reason} that the edit could leak; there is nothing to try", reason)
     given = [fact.subject for fact in (*example_facts(), *invented_facts())] if names is None else names
     others = [
         name
@@ -149,7 +150,8 @@ def delta_leak(
         if not any(naming.names(name, one, any_case=True) or naming.names(one, name, any_case=True) for one in subjects)
     ]
     if len(others) < FEWEST:
-        raise SurgeryError(f"{len(others)} names are too few to rank a subject among; give at least {FEWEST}")
+        reason = f"{len(others)} names are too few to rank a subject among"
+        raise NothingToTry(f"{reason}; give at least {FEWEST}", reason)
     control: dict[str, list[float] | None] = {}
     readings = []
     for subject, fact in reversed(subjects.items()):
@@ -159,32 +161,28 @@ def delta_leak(
         if own and theirs:
             readings.append(_reading(subject, own[0], others, theirs))
     if not readings:
-        raise SurgeryError(
-            "the model cannot read the subjects and all the names in the facts' words; give shorter facts"
-        )
+        reason = "the model cannot read the subjects and all the names in the facts' words"
+        raise NothingToTry(f"{reason}; give shorter facts", reason)
     return Leak(tuple(readings), tuple(delta.module for delta in deltas), len(others), len(subjects) - len(readings))
 
 
-def leaked_if_wanted(
+def leak_if_wanted(
     model: Model, edit: Edit | None, facts: Sequence[Fact], *, asked_for: bool, wanted: bool
-) -> Leak | None:
-    """What can be read off an edit's numbers; None where that is not wanted, or there is nothing to read.
+) -> tuple[Leak | None, list[str]]:
+    """What can be read off an edit's numbers, and in words what of it was not tried.
 
     Raises:
-        SurgeryError: it was asked for, and there is nothing to read.
+        NothingToTry: it was asked for, and there is nothing to read.
     """
     if edit is None or not facts or not (asked_for or wanted):
-        return None
-    with nullcontext() if asked_for else suppress(SurgeryError):
-        return delta_leak(model, edit, facts)
-    return None
-
-
-def unread(edit: Edit | None, leak: Leak | None) -> list[str]:
-    """What of an edit's leak was not tried."""
-    if leak is None:
-        return [UNREAD] * (edit is not None)
-    return [f"{UNREAD}: {leak.left_out} of them, {TOO_LONG}"] * (leak.left_out > 0)
+        return None, [UNREAD] * (edit is not None)
+    try:
+        leak = delta_leak(model, edit, facts)
+    except NothingToTry as error:
+        if asked_for:
+            raise
+        return None, [f"{UNREAD}: {error.reason}"]
+    return leak, [f"{UNREAD}: {leak.left_out} of them, {TOO_LONG}"] * (leak.left_out > 0)
 
 
 def _reading(subject: str, own: float, others: Sequence[str], scores: Sequence[float]) -> Reading:

@@ -26,7 +26,7 @@ from transformers.pytorch_utils import Conv1D
 
 from surgery.anatomy import oriented
 from surgery.edit import Edit, add_, weight_of
-from surgery.errors import SurgeryError, check_choice
+from surgery.errors import NothingToTry, SurgeryError, check_choice
 from surgery.exchange import block_maps, exchanged
 from surgery.model import Model
 
@@ -156,7 +156,8 @@ def changed_bins(model: Model, edit: Edit, kind: str) -> ChangedBins:
 
     Raises:
         WrongWeights: the edit was made for other weights.
-        SurgeryError: there is no such kind, or the edit changes nothing.
+        NothingToTry: the edit changes nothing.
+        SurgeryError: there is no such kind.
     """
     check_choice("kind of quantisation", kind, QUANT_KINDS)
     edit.check_base(model)
@@ -172,7 +173,8 @@ def changed_bins(model: Model, edit: Edit, kind: str) -> ChangedBins:
         along += float(((other.values - one.values).double() * change).sum())
         whole += float(change.square().sum())
     if not whole:
-        raise SurgeryError("the edit changes no weight, so quantising can undo nothing; give one that does")
+        reason = "the edit changes no weight"
+        raise NothingToTry(f"{reason}, so quantising can undo nothing; give one that does", reason)
     return ChangedBins(kind, tuple(one.module for one in edit.deltas), tuple(changed), tuple(entries), along / whole)
 
 

@@ -38,7 +38,7 @@ from surgery.verification.costs import Meter
 from surgery.verification.drift import Drift, drift, log_probs
 from surgery.verification.harness import Tasks
 from surgery.verification.intervention import Intervention
-from surgery.verification.leak import leaked_if_wanted, unread
+from surgery.verification.leak import leak_if_wanted
 from surgery.verification.probes import Probe, measure, probes_of
 from surgery.verification.verdicts import Row, Thresholds, Verdict, exit_code, judge, judge_drift, unjudged
 
@@ -131,7 +131,7 @@ def verify(
         looked = measured_beside(given, meter, wanted=wanted)
         looked = dataclasses.replace(looked, depth={list(place)[n]: depth for n, depth in looked.depth.items()})
         with meter.part("leak"):
-            leaked = leaked_if_wanted(model, weights, asked, asked_for=leak, wanted=wanted and profile == "full")
+            leaked, unread = leak_if_wanted(model, weights, asked, asked_for=leak, wanted=wanted and profile == "full")
     verdicts = _verdicts(chosen, refused, rows, battery, claim, lines, weights_kept=weights is not edit)
     overall = judge_drift(moved, lines)
     return Report(
@@ -148,7 +148,7 @@ def verify(
         thresholds=lines,
         not_tested=(
             *looked.left_out,
-            *unread(weights, leaked),
+            *unread,
             *_not_tested(edit, claim, chosen, refused, tried, battery),
         ),
         seconds=time.perf_counter() - started,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from by_hand import Toy, toy_edit
 
-from surgery import Certificate, Fact, Model, Report, verify
+from surgery import Certificate, Fact, Model, Report, SurgeryError, verify
 from surgery.certificate_format import canonical
 from surgery.numbers import Interval
 from surgery.report_beside import classic, spoken, spread
@@ -22,6 +22,7 @@ from surgery.verification.comparison import compared
 from surgery.verification.depth import removal_depth
 from surgery.verification.effects import effects
 from surgery.verification.generation import generation
+from surgery.verification.leak import UNREAD
 from surgery.verification.quantisation import QUANT_KINDS, changed_bins
 
 REWRITES = ("classic", "consistency")
@@ -119,6 +120,23 @@ def test_what_a_profile_leaves_out_is_said_to_be_untested(toy: Toy, profile: str
     assert (chat in report.not_tested) == (profile != "quick")
 
 
+def test_what_cannot_be_measured_is_left_out_with_its_reason(toy: Toy) -> None:
+    report = judged(toy, toy[1][:1], size=0.0, profile="full")
+    assert (report.beside.bins, report.leak) == ((), None)
+    reasons = {f"{ABOUT['bins']}: the edit changes no weight", f"{UNREAD}: every change of it is zero"}
+    assert reasons <= set(report.not_tested)
+
+
+@pytest.mark.parametrize("part", ["removal_depth", "changed_bins"])
+def test_any_other_error_is_not_taken_for_a_reason(toy: Toy, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise SurgeryError("something else")
+
+    monkeypatch.setattr(f"surgery.verification.beside.{part}", fails)
+    with pytest.raises(SurgeryError, match="something else"):
+        judged(toy, toy[1][:1], profile="standard")
+
+
 def test_it_can_be_left_off_and_is_without_attacks(toy: Toy) -> None:
     edit = toy_edit(toy, size=1.0)
     bare = verify(toy[0], edit, texts=TEXTS, attacks=(), profile="full")
@@ -158,13 +176,7 @@ def test_only_the_first_facts_are_gone_into_deeply(toy: Toy) -> None:
     assert any(one.startswith("how deep the removal of 3 of 5 facts goes: only") for one in report.not_tested)
     none = judged(toy, facts[:1], profile="standard")
     assert none.beside.depth == {}
-    assert ABOUT["depth"] in none.not_tested
-
-
-def test_an_edit_that_changes_nothing_leaves_nothing_to_quantise(toy: Toy) -> None:
-    report = judged(toy, toy[1][:1], size=0.0, profile="standard")
-    assert report.beside.bins == ()
-    assert ABOUT["bins"] in report.not_tested
+    assert f"{ABOUT['depth']}: there is no subject that an invented one could replace" in none.not_tested
 
 
 def test_the_record_holds_all_of_it(toy: Toy) -> None:

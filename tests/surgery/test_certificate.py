@@ -41,7 +41,7 @@ def made(toy: Toy, keys: Path) -> Made:
     chosen = tuple(facts[:2])
     given = {"objective": "neutral", "contexts": ["{}", f"{facts[0].subject} said. {{}}"], "weight": 0.123456789}
     edit = toy_edit(toy, size=5.0, facts=chosen, prompts=tuple(one.prompt for one in chosen), settings=given)
-    report = verify(model, edit, texts=["The", "They"])
+    report = verify(model, edit, texts=["The", "They"], seed=3)
     return model, edit, chosen, report, Certificate.of(report, model, edit).signed(read_key(keys / "mine"))
 
 
@@ -59,7 +59,7 @@ def test_it_says_what_was_found_and_of_what(made: Made, unchanged: Callable[[Mod
     assert content["edit"]["digest"] == edit.digest
     assert content["edit"]["changes"][0]["norm"] == pytest.approx(5.0, rel=1e-5)
     assert content["edit"]["settings"] == {"objective": "neutral", "weight": 0.123457}
-    assert (content["exit_code"], content["profile"]) == (report.exit_code, "quick")
+    assert [content[name] for name in ("exit_code", "profile", "seed")] == [report.exit_code, "quick", 3]
     assert content["not_tested"] == list(report.not_tested)
     assert content["thresholds"]["removed_rank"] == 10
     assert [one["digest"] for one in content["facts"]] == sorted(one["digest"] for one in content["facts"])

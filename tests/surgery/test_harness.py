@@ -20,7 +20,7 @@ from harness_tasks import documents, task_folder
 from scipy import stats
 from toy import trained_toy
 
-from surgery import Edit, Fact, Model, SurgeryError, WrongWeights, load, rate, verify
+from surgery import Certificate, Edit, Fact, Model, SurgeryError, WrongWeights, load, rate, verify
 from surgery.numbers import Interval, student
 from surgery.predict import generate
 from surgery.verification import Tasks
@@ -232,6 +232,9 @@ def test_a_report_shows_tasks_and_they_judge_nothing(
     assert f"{report.beside.tasks.effects[0].change.mean:+.3g}" in text
     assert report.table().caption.splitlines()[-2:] == [one.told for one in report.beside.tasks.effects]  # type: ignore[union-attr]
     assert bare.beside.as_record()["tasks"] is None
+    with_tasks, without = (Certificate.of(one, model, edit).content["beside"] for one in (report, bare))
+    assert [one["after"] for one in with_tasks["tasks"]["scored"]] == pytest.approx([first["after"], second["after"]])
+    assert "tasks" not in without
     assert "Side effects" not in bare.save(tmp_path / "bare").joinpath("report.html").read_text(encoding="utf-8")
 
 

@@ -161,4 +161,4 @@ def test_a_subject_too_long_to_be_tried_leaves_the_others_theirs(toy: Toy) -> No
     assert (report.leak.left_out, report.verdicts[1].overall) == (0, "inconclusive")
     near = facts[0].replace(subject="", template=facts[0].prompt)
     none = verify(model, quiet, [near], profile="full", attacks=(), beside=True, texts=["They went home"])
-    assert (none.leak, UNREAD in none.not_tested) == (None, True)
+    assert (none.leak, f"{UNREAD}: none of the facts has a subject" in none.not_tested) == (None, True)
