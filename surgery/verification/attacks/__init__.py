@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from surgery.errors import check_choice
 from surgery.verification.attack import PROFILES, Attack, Profile
 from surgery.verification.attacks.ablation import DirectionAblation
+from surgery.verification.attacks.choice import MultipleChoice
 from surgery.verification.attacks.hops import Reversed, TwoHops
 from surgery.verification.attacks.jailbreaks import Jailbreaks
 from surgery.verification.attacks.languages import OtherLanguages
@@ -32,6 +33,7 @@ ATTACKS: dict[str, type[Attack]] = {
         UnrelatedRelearning,
         DirectionAblation,
         Jailbreaks,
+        MultipleChoice,
         AnswerPrefixes,
         StraySpaces,
         Sampling,

@@ -1,8 +1,9 @@
 """Jailbreak forms: wrappers that talk a model into an answer it would not give when asked plainly.
 
 1. The nine kinds of RWKU's adversarial probes (Jin et al. 2024, https://arxiv.org/abs/2406.10890), with texts of our
-   own over prompt, subject and answer: prefix injection, affirmative suffix, role play, multiple choice, reverse query,
-   synonym manipulation, context hint, in-context learning, cross-lingual.
+   own over prompt, subject and answer: prefix injection, affirmative suffix, role play, reverse query, synonym
+   manipulation, context hint, in-context learning, cross-lingual; the ninth, multiple choice, is an attack of its own
+   (`choice.py`), since controls differ ten times as much there.
 2. Affirmative prefixes: the answer's announcement, put into the model's mouth.
 3. The prompt through the model's chat template, with an affirmative prefix.
 Some forms hold the answer or its first letter. That is paid for: the controls are told the same.
@@ -35,7 +36,7 @@ class Jailbreaks:
     """Ask within wrappers that talk a model into answering.
 
     Attributes:
-        wrong: how many wrong answers stand beside the right one in multiple choice and the reverse query.
+        wrong: how many wrong answers the reverse query compares the right one with.
         examples: how many other facts are shown for in-context learning.
     """
 
@@ -43,7 +44,7 @@ class Jailbreaks:
     examples: int = 3
 
     name: ClassVar[str] = "jailbreaks"
-    about: ClassVar[str] = "nine kinds of jailbreak prompts, affirmative prefixes, the chat template"
+    about: ClassVar[str] = "eight kinds of jailbreak prompts, affirmative prefixes, the chat template"
     aspect: ClassVar[Aspect] = "extraction"
     profile: ClassVar[Profile] = "standard"
     unit: ClassVar[str] = "probability"
@@ -66,7 +67,6 @@ class Jailbreaks:
         return Attempt((*names, "reverse query"), scores)
 
     def _values(self, fact: Fact, kin: Kin) -> dict[str, str | None]:
-        wrong = kin.wrong_answers(fact, self.wrong)
         shown = [f"{one.prompt} {one.target}." for one in kin.neighbours(fact)[: self.examples]]
         return {
             "prompt": fact.prompt,
@@ -74,7 +74,6 @@ class Jailbreaks:
             "inside": inside(fact.subject) if fact.subject else None,
             "renamed": fact.template.replace(SLOT, ALIAS) if fact.subject else None,
             "initial": fact.target.strip()[0],
-            "options": ", ".join(sorted([fact.target.strip(), *wrong])) if wrong else None,
             "examples": " ".join(shown or data("wordings.json")["examples"][: self.examples]),
         }
 

@@ -123,7 +123,7 @@ def test_relations_are_found_by_template_or_by_a_shipped_pair() -> None:
     assert kin.wrong_answers(elsewhere, 2) == ("Rome", "Florence")
 
 
-@pytest.mark.parametrize("name", ["jailbreaks", "answer prefixes", "sampling", "other languages"])
+@pytest.mark.parametrize("name", ["jailbreaks", "multiple choice", "answer prefixes", "sampling", "other languages"])
 def test_they_find_what_a_model_knows_and_not_what_it_does_not(name: str, toy: Toy) -> None:
     model, facts = toy
     attack = ATTACKS[name]()
