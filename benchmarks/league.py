@@ -6,8 +6,8 @@ kept in the folder, so a run that was stopped goes on, and `--part 1/2` does eve
 `python benchmarks/league.py --facts 30 --out league`.
 
 `--never-known 50` instead counts false alarms on facts that no model can know, asked of the unedited model: 60 about
-invented people, and then invented subjects in the place of known ones. By chance one attack's largest lift is the
-fact's in one case of 21.
+invented people, and then invented subjects in the place of known ones; `--skip` leaves out those that floors were set
+by. By chance one attack's largest lift is the fact's in one case of 21.
 """
 
 from __future__ import annotations
@@ -149,11 +149,22 @@ def false_alarms(console: Console, rows: Sequence[dict[str, Any]], attacks: Sequ
     console.print(table)
 
 
+def nobody_knows(model: Model, count: int, seed: int) -> list[Fact]:
+    """Facts that no model can know: about invented people, and then invented subjects in the place of known ones."""
+    invented = invented_facts()
+    if count <= len(invented):
+        return invented[:count]
+    known = edits.sample_facts(model, count - len(invented), seed=seed)
+    others = [never_known(model, fact.replace(new_target=None), 23)[20 + i % 3] for i, fact in enumerate(known)]
+    return invented + others
+
+
 def main() -> None:
     """Every method on every fact."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--facts", type=int, default=30, help="how many known facts")
     options.add_argument("--never-known", type=int, default=0, help="count false alarms on so many facts instead")
+    options.add_argument("--skip", type=int, default=0, help="how many never-known facts not to ask, the first ones")
     options.add_argument("--seed", type=int, default=0, help="of the facts drawn")
     options.add_argument("--attacks", default=",".join(TRIED), help=f"which, of {', '.join(ATTACKS)}")
     options.add_argument("--part", default="0/1", help="which share of the facts, such as 1/2; the table is of these")
@@ -171,12 +182,11 @@ def main() -> None:
         compute = functools.partial(judged, model, baseline, method, fact, chosen)
         return dict(kept(given.out, key, compute))
 
-    known = [fact.replace(new_target=None) for fact in edits.sample_facts(model, given.facts, seed=given.seed)]
     if given.never_known:
-        others = [never_known(model, fact, 23)[20 + i % 3] for i, fact in enumerate(known)]
-        unknown = [*invented_facts(), *others][: given.never_known]
+        unknown = nobody_knows(model, given.skip + given.never_known, given.seed)[given.skip :]
         false_alarms(console, [row(None, fact) for fact in unknown[part::parts]], attacks)
         return
+    known = [fact.replace(new_target=None) for fact in edits.sample_facts(model, given.facts, seed=given.seed)]
     league: dict[str, list[dict[str, Any]]] = {name: [] for name in given.methods.split(";")}
     for fact in known[part::parts]:
         for name, rows in league.items():
