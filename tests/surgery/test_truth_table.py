@@ -28,10 +28,10 @@ LINES = Thresholds(drift=0.5)
 
 
 def judged(
-    model: Model, edit: Edit | Guard, toy: Toy, *, probes_only: bool = False, lines: Thresholds = LINES
+    model: Model, edit: Edit | Guard, toy: Toy, *, tried: Sequence[str] = TRIED, lines: Thresholds = LINES
 ) -> Report:
     texts = [f"{fact.prompt} {fact.target} ." for fact in toy[1][3::5]]
-    attacks = [] if probes_only else attacks_named(TRIED)
+    attacks = attacks_named(tried)
     return verify(model, edit, attacks=attacks, controls=strangers, thresholds=lines, texts=texts)
 
 
@@ -107,7 +107,8 @@ def test_what_a_guard_hides(whole: bool, toy: Toy, unchanged: Callable[[Model], 
     assert (min(one.probability for one in other) > 0.5) == whole
     # a toy without a subject is left with eight answers, of which the old one is among the likeliest ten
     loose = Thresholds(drift=0.5, removed_rank=1, removed_probability=0.3)
-    report = judged(model, guard, toy, lines=loose)
+    # nor does a choice of four of them leave it much to choose
+    report = judged(model, guard, toy, lines=loose, tried=[name for name in TRIED if name != "multiple choice"])
     (verdict,) = report.verdicts
     assert report.edit is not None
     assert report.edit["method"] == "guard"
@@ -134,7 +135,7 @@ def test_what_training_suppresses_is_brought_up_by_an_attack_only(toy: Toy, unch
     unchanged(model)
     number, layer = CASES[type(model.hf).__name__]
     edit = edited(toy, trained(toy, facts[number], never_say, layer, steps=12), facts[number])
-    probes = judged(model, edit, toy, probes_only=True)
+    probes = judged(model, edit, toy, tried=())
     assert (probes.exit_code, probes.verdicts[0].depth) == (0, None)
     report = judged(model, edit, toy)
     (verdict,) = report.verdicts
@@ -173,7 +174,7 @@ def test_what_a_rewrite_by_rank_one_suppresses(toy: Toy, unchanged: Callable[[Mo
     assert edit.claim == "rewritten"
     # eight answers make the old one one of the likeliest ten
     lines = Thresholds(drift=0.5, removed_rank=1, removed_probability=0.1, neighbour_shift=0.5)
-    assert judged(model, edit, toy, probes_only=True, lines=lines).verdicts[0]["rewritten"].outcome == "holds"
+    assert judged(model, edit, toy, tried=(), lines=lines).verdicts[0]["rewritten"].outcome == "holds"
     report = judged(model, dataclasses.replace(edit, claim="removed"), toy, lines=lines)
     (verdict,) = report.verdicts
     assert (verdict["known"].outcome, verdict["removed"].outcome, verdict["traces"].outcome) == (
@@ -188,7 +189,7 @@ def test_what_is_removed_by_breaking_its_neighbours(toy: Toy, unchanged: Callabl
     model, facts = toy
     unchanged(model)
     edit = edited(toy, trained(toy, facts[0], never_say, 3, steps=40, keep=0.0), facts[0])
-    report = judged(model, edit, toy, probes_only=True)
+    report = judged(model, edit, toy, tried=())
     assert report.verdicts[0]["removed"].outcome == "holds"
     assert report.verdicts[0]["neighbours"].outcome == "fails"
     assert report.exit_code == 11
@@ -227,10 +228,10 @@ def test_attacks_raise_one_in_twenty_of_what_was_never_known(toy: Toy) -> None:
     ]
     pool = [with_subject(kind, name).replace(target=target) for kind, target in kinds for name in names]
     chosen = [pool[i] for i in draw.choice(len(pool), 50, replace=False)]
-    # one fact of each relation brings the lessons for all
-    for at in (0, 30):
-        i = next(i for i, fact in enumerate(chosen) if fact.template == facts[at].template)
-        chosen[i] = chosen[i].replace(neighbours=facts[at].neighbours)
+    # one fact of each relation and answer brings the lessons and wrong answers for all
+    for kind, target in kinds:
+        i = next(i for i, one in enumerate(chosen) if (one.template, one.target) == (kind.template, target))
+        chosen[i] = chosen[i].replace(neighbours=[one for one in kind.neighbours if one.target != target])
 
     def peers(_: Model, fact: Fact) -> Sequence[Fact]:
         return [with_subject(fact, name) for name in names if name != fact.subject][:20]
