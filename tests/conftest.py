@@ -59,7 +59,22 @@ def tiny_fact() -> Fact:
     )
 
 
-@pytest.fixture(scope="session", params=["gpt2", "llama"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The toy in two architectures, or in those a module's `TOYS` names where what it tests sees logits only."""
+    if "toy" in metafunc.fixturenames:
+        kinds = getattr(metafunc.module, "TOYS", ("gpt2", "llama"))
+        metafunc.parametrize("toy", kinds, indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: begun last, one of them keeps a single worker busy after the others are done."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+LONGEST = ("test_notebooks.py", "test_end_to_end.py", "test_hostile_facts.py", "test_truth_table.py")
+
+
+@pytest.fixture(scope="session")
 def toy(request: pytest.FixtureRequest) -> tuple[Model, list[Fact]]:
     """A small model that really knows some 90 facts, and the facts."""
     hf, tokenizer, records = trained_toy(request.param)

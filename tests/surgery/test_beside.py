@@ -25,6 +25,7 @@ from surgery.verification.generation import generation
 from surgery.verification.leak import UNREAD
 from surgery.verification.quantisation import QUANT_KINDS, changed_bins
 
+TOYS = ("llama",)
 REWRITES = ("classic", "consistency")
 TEXTS = ["They went home in summer", "It was a long day"]
 

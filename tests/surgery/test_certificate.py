@@ -23,6 +23,7 @@ from surgery.certificate_format import canonical
 from surgery.signing import make_key, read_key
 from surgery.verification.attack import Finding
 
+TOYS = ("llama",)
 Made = tuple[Model, Edit, tuple[Fact, ...], Report, Certificate]
 
 

@@ -28,6 +28,7 @@ from surgery.verification.classic import (
     told_on,
 )
 
+TOYS = ("llama",)
 NAN = math.nan
 
 

@@ -19,6 +19,7 @@ from surgery.verification import Baseline, Thresholds
 from surgery.verification.comparison import BaselineRow, Comparison, Name, compared, instruction
 from surgery.verification.verdicts import Row
 
+TOYS = ("llama",)
 FACT = Fact(subject="Ann", template="{} is in", target="Rome", new_target=" Oslo")
 NONE = Interval(math.nan, math.nan, math.nan, 0)
 

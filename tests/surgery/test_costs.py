@@ -11,6 +11,8 @@ from surgery import Model, verify
 from surgery.predict import rate
 from surgery.verification.costs import Meter, peak_memory
 
+TOYS = ("llama",)
+
 
 def test_a_meter_counts_positions_and_seconds_and_leaves_nothing(toy: Toy, unchanged: Callable[[Model], None]) -> None:
     model, facts = toy

@@ -28,6 +28,7 @@ from surgery.verification.surroundings import (
     REVERSED,
 )
 
+TOYS = ("llama",)
 NAN = math.nan
 DRIFT = Drift(0.1, 0.01, 0.1, 9, 90, (2.0, 3.0))
 WORDS = ["They went home in summer when people", "It was a long day so we", "I see some old friends"]

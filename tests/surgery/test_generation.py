@@ -18,6 +18,7 @@ from surgery.verification.answers import said_which
 from surgery.verification.generation import CHAT, QUESTION, Generation, Spoken, generation
 from surgery.verification.speech import speak
 
+TOYS = ("llama",)
 SHORT = "{prompt}"
 
 

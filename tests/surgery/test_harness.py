@@ -18,7 +18,6 @@ import torch
 from by_hand import Toy, toy_edit
 from harness_tasks import documents, task_folder
 from scipy import stats
-from toy import trained_toy
 
 from surgery import Certificate, Edit, Fact, Model, SurgeryError, WrongWeights, load, rate, verify
 from surgery.numbers import Interval, student
@@ -27,6 +26,7 @@ from surgery.verification import Tasks
 from surgery.verification.beside import ABOUT
 from surgery.verification.verify import Intervention
 
+TOYS = ("llama",)
 ASKED = 30
 
 
@@ -35,14 +35,6 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No hub is asked, and what datasets keeps of the documents goes with the test."""
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
-
-
-@pytest.fixture(scope="module")
-def toy() -> Toy:
-    """One architecture will do: the harness sees no more of it than its logits."""
-    hf, tokenizer, records = trained_toy("llama")
-    facts = [{key: one[key] for key in one if key != "relation"} for one in records]
-    return load((hf, tokenizer)), [Fact.from_record(one) for one in facts]
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from surgery.verification.comparison import compared
 from surgery.verification.generation import generation
 from surgery.verification.probes import Probe
 
+TOYS = ("llama",)
 ODD = {
     "html": "<script>alert(1)</script><b>Alda</b>",
     "tokens": "<s>Alda</s> <pad>",

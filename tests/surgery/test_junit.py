@@ -15,6 +15,7 @@ from surgery import Report, SurgeryError, verify
 from surgery.junit import allowed, junit
 from surgery.verification import Claim, Verdict
 
+TOYS = ("llama",)
 HOSTILE = "]]><failure message='x'/> & \"\x00\x1b[31m \u202e \ufffe \ud800 \x85 \U0001f600\n\ttwo lines"
 
 

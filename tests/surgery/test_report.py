@@ -20,6 +20,7 @@ from surgery.verification import Rating
 from surgery.verification.attack import Finding, Lift
 from surgery.verification.verdicts import DEPTH, Claim, Verdict, judge
 
+TOYS = ("llama",)
 HOSTILE = "<script>alert('x')</script> {{ 7 * 7 }} {% raw %} \u2028 & \"quotes\" [bold]"
 
 

@@ -14,6 +14,7 @@ from toy import trained_toy
 
 from surgery import Fact, load, verify
 
+TOYS = ("llama",)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed to open the page with")
 sync_api = pytest.importorskip("playwright.sync_api")

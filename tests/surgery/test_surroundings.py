@@ -19,6 +19,8 @@ from surgery.verification.surroundings import (
     unrelated_cases,
 )
 
+TOYS = ("llama",)
+
 
 def test_neighbours_are_told_apart_by_their_answer() -> None:
     near = tuple(Neighbour(f"{name} is in", town) for name, town in (("Bob", "Rome"), ("Cid", "roma"), ("Dan", "Ulm")))

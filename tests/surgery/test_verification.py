@@ -20,6 +20,7 @@ from surgery.verification.drift import drift, log_probs, perplexity
 from surgery.verification.probes import Probe, measure, probes_of
 from surgery.verification.verify import NEVER_SEEN
 
+TOYS = ("llama",)
 FACT = Fact(
     subject="Ann",
     template="{} lives in",
