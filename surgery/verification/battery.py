@@ -3,7 +3,7 @@
 1. Each fact gets its controls, invented subjects with its wording and answer.
 2. Facts and controls go through every attack on the base model, and again under the edit.
 3. What counts is the lift over the controls (`attack`).
-4. Without an edit, how each fact and its controls answer when merely asked, in every wording that names the subject.
+4. How each fact and its controls answer when the base model is merely asked, in every wording that names the subject.
 Paraphrases the edit has looked at are not asked.
 """
 
@@ -40,11 +40,11 @@ class Merely:
     wordings: tuple[str, ...]
     scores: tuple[tuple[float, ...], ...]
 
-    def lift(self, texts: Collection[str]) -> Lift | None:
-        """How far it stands out in some of the wordings; None where a text is none of them: no control has it."""
-        if not set(texts) <= set(self.wordings):
+    def lift(self, texts: Collection[str] | None = None) -> Lift | None:
+        """How far it stands out in some wordings, or all; None where a text is none of them: no control has it."""
+        if texts is not None and not set(texts) <= set(self.wordings):
             return None
-        chosen = [i for i, one in enumerate(self.wordings) if one in texts]
+        chosen = [i for i, one in enumerate(self.wordings) if texts is None or one in texts]
         forms = tuple(f"paraphrase {i}" if i else "prompt" for i in chosen)
         rows = np.array(self.scores)
         return lift(Attempt(forms, rows[:, chosen]), 0, range(1, len(rows)), Paraphrases.floor)
@@ -58,7 +58,7 @@ class Battery:
         findings: one a fact and attack; none for facts that have no controls.
         seconds: what each attack took, by name, on both states of the model.
         controls: how many controls each fact had.
-        asked: without an edit, what each fact that has controls and these score when asked, by which of the facts.
+        asked: what each fact that has controls and these score when the base model is asked, by which of the facts.
     """
 
     findings: tuple[Finding, ...]
@@ -121,8 +121,7 @@ def attacked(
         for attack, was, now in zip(attacks, before, after, strict=True):
             lifts = None if was is None else lift(was, *place, attack.floor), lift(now, *place, attack.floor)
             findings.append(Finding(i, attack.name, attack.aspect, attack.unit, *lifts))
-    told = {} if edit else _merely(model, cases, places)
-    return Battery(tuple(findings), seconds, tuple(map(len, matched)), told)
+    return Battery(tuple(findings), seconds, tuple(map(len, matched)), _merely(model, cases, places))
 
 
 def _merely(model: Model, cases: Sequence[Fact], places: Mapping[int, tuple[int, Sequence[int]]]) -> dict[int, Merely]:

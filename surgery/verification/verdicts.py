@@ -1,8 +1,9 @@
 """From measurements to verdicts, by thresholds that stand in the report.
 
 Per fact:
-1. `known`: before the edit the model gave the answer (greedy, or at least `known_probability`) to one of the fact's
-   prompts. If its best was never within the top ten or `unknown_probability`, it never knew it.
+1. `known`: before the edit the model gave the answer, greedily and with at least `known_probability`, to the fact's
+   prompts. If its best was never within the top ten or `unknown_probability`, it never knew it. In between, invented
+   subjects tell: an answer no likelier than of them is a guess.
 2. `removed`: on the prompt and on every held-out paraphrase the answer has at most `removed_probability` and a rank
    beyond `removed_rank`. `rewritten`: the new answer is greedy on the prompt and likelier than the old one on every
    held-out paraphrase. Without a held-out paraphrase there is no verdict: one wording proves nothing. Nor is there one
@@ -95,7 +96,7 @@ class Verdict:
 
 
 Row = tuple[Probe, Measured | None, Measured]
-Asked = Callable[[Collection[str]], Lift | None]
+Asked = Callable[[Collection[str] | None], Lift | None]
 
 
 def judge(
@@ -115,15 +116,16 @@ def judge(
         claim: "removed" or "rewritten".
         lines: where the lines are drawn.
         findings: what attacks found out about it; they bear on removals.
-        asked: without a model before, tells how far it stands out from facts that nobody can know when merely asked for
-            in some of its wordings; None of wordings that no such fact has.
+        asked: tells how far it stands out from facts that nobody can know when the base model is merely asked for it in
+            some of its wordings, or in all; None of wordings that no such fact has.
         weights_kept: what is judged is no change of weights, so that no removal is more than suppressed.
     """
-    known = _known(rows, lines) if claim == "removed" else _untested("known", "a rewrite may also teach something new")
-    main = _removed(rows, lines, asked) if claim == "removed" else _rewritten(rows)
-    tried = [name for name in ASPECTS if any(one.aspect == name for one in findings)] if claim == "removed" else []
+    removal, before = claim == "removed", any(was is not None for _, was, _ in rows)
+    known = _known(rows, lines, asked) if removal else _untested("known", "a rewrite may also teach something new")
+    main = _removed(rows, lines, None if before else asked) if removal else _rewritten(rows)
+    tried = [name for name in ASPECTS if any(one.aspect == name for one in findings)] if removal else []
     attacked = [_withstood(name, [one for one in findings if one.aspect == name]) for name in tried]
-    kept = [Claim(WEIGHTS, "fails", HELD_BACK, 0)] * (weights_kept and claim == "removed")
+    kept = [Claim(WEIGHTS, "fails", HELD_BACK, 0)] * (weights_kept and removal)
     claims = (known, main, _neighbours(rows, lines), *attacked, *kept)
     return Verdict(label, claims, _overall(*claims))
 
@@ -168,16 +170,21 @@ def _judging(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row[0].role == "prompt" or (row[0].role == "paraphrase" and row[0].held_out)]
 
 
-def _known(rows: Sequence[Row], lines: Thresholds) -> Claim:
+def _known(rows: Sequence[Row], lines: Thresholds, asked: Asked | None) -> Claim:
     before = [was.target for probe, was, _ in rows if was is not None and probe.role != "neighbour"]
     if not before:
         return _untested("known", "there is no model before to ask, so nothing shows whether it was ever known")
     p, rank = max(one.probability for one in before), min(one.rank for one in before)
     told = f"at best p {p:.3f}, rank {rank} before"
-    if rank == 1 or p >= lines.known_probability:
+    if rank == 1 and p >= lines.known_probability:
         return Claim("known", "holds", told, len(before))
-    never = rank > lines.removed_rank or p < lines.unknown_probability
-    return Claim("known", "fails" if never else "inconclusive", told, len(before))
+    likely = rank == 1 or p >= lines.known_probability
+    if not likely and (rank > lines.removed_rank or p < lines.unknown_probability):
+        return Claim("known", "fails", told, len(before))
+    if (merely := asked(None) if asked else None) is not None:
+        told = f"{told}, lift over invented subjects {merely.value:+.3f}, line {merely.line:+.3f}"
+        return Claim("known", "holds" if merely.stands_out else "fails", told, len(before))
+    return Claim("known", "holds" if likely else "inconclusive", told, len(before))
 
 
 def _removed(rows: Sequence[Row], lines: Thresholds, asked: Asked | None) -> Claim:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -147,6 +148,38 @@ def test_kept_weights_do_not_bear_on_a_rewrite() -> None:
 )
 def test_known(was: Rating | None, outcome: str) -> None:
     assert removed(GONE, GONE, was=was)["known"].outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("was", "stands_out", "outcome"),
+    [
+        (Rating(0.1, 1), False, "holds"),  # it does say it, whatever it says of others
+        (Rating(0.099, 1), False, "fails"),
+        (Rating(0.099, 1), True, "holds"),
+        (Rating(0.9, 2), False, "fails"),
+        (Rating(0.02, 10), False, "fails"),
+        (Rating(0.02, 10), True, "holds"),
+        (Rating(0.019, 2), True, "fails"),
+        (Rating(0.02, 10), None, "inconclusive"),  # no invented subject can be asked
+    ],
+)
+def test_what_is_half_known_is_told_by_invented_subjects(was: Rating, stands_out: bool | None, outcome: str) -> None:
+    asked: list[object] = []
+
+    def merely(texts: Collection[str] | None) -> Lift | None:
+        asked.append(texts)
+        lift = Lift(0.2 if stands_out else 0.0, 0.1, (0.05,) * 20, "prompt", 0.2, 0.0)
+        return None if stands_out is None else lift
+
+    rows = [row("prompt", was, GONE), row("paraphrase", UNKNOWN, KNOWN)]
+    verdict = judge("it", rows, "removed", LINES, asked=merely)
+    assert verdict["known"].outcome == outcome
+    # all wordings, and only of the model before: what an edit left is judged by the lines
+    assert set(asked) <= {None}
+    assert verdict["removed"].outcome == "fails"
+    assert (verdict.overall == "never known") == (outcome == "fails")
+    told = {True: "+0.200, line +0.100", False: "+0.000, line +0.100", None: ""}[stands_out]
+    assert (told in verdict["known"].evidence) or not asked
 
 
 def test_one_phrasing_that_knows_is_enough() -> None:

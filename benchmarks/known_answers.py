@@ -1,0 +1,69 @@
+"""Verdicts of the default model on facts whose state is known; the toys' truth table, with assertions, is in the tests.
+
+A fact about an invented person, never taught; taught by an edit, and taken out again exactly; a known fact left as it
+is, removed by one rank-one change, and changed four times as far. Prints a table and holds no assertions:
+`python benchmarks/known_answers.py --profile standard`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.table import Table
+
+import edits
+from surgery import Edit, Fact, Model, Report, example_facts, invented_facts, load, verify
+from surgery.verification.attack import PROFILES
+from surgery.verification.verdicts import DEPTH
+
+SUBJECT = "The Eiffel Tower"
+
+
+def scaled(edit: Edit, size: float) -> Edit:
+    """The edit with its change so many times as large."""
+    return dataclasses.replace(
+        edit, deltas=tuple(dataclasses.replace(one, left=size * one.left) for one in edit.deltas)
+    )
+
+
+def reports(model: Model, profile: str) -> Iterator[tuple[str, str, Report]]:
+    """What is true of a fact, what a right verdict says, and the report."""
+
+    def judged(edit: Edit | None, fact: Fact) -> Report:
+        return verify(model, edit, fact, claim="removed", profile=profile, beside=False)  # type: ignore[arg-type]
+
+    tower = next(one for one in example_facts() if one.subject == SUBJECT)
+    nobody = next(one for one in invented_facts() if one.target == "Chicago")
+    removal = edits.RankOne(objective=edits.Neutral(), progress=False)(model, tower)
+    yield "never known", "never known", judged(removal, nobody)
+    taught = edits.RankOne(progress=False)(model, nobody.replace(target="somebody", new_target=nobody.target))
+    with taught.applied(model):
+        back = dataclasses.replace(
+            scaled(taught, -1.0), base=model.fingerprint, method="taken back", claim="removed", facts=(nobody,)
+        )
+        yield "taught", "still there", judged(None, nobody)
+        yield "taught, and taken out exactly", "holds", judged(back, nobody)
+    yield "known, left as it is", "still there", judged(scaled(removal, 1e-4), tower)
+    yield "known, its subject's value changed", "suppressed or holds", judged(removal, tower)
+    yield "known, changed four times as far", "collateral damage, or worse", judged(scaled(removal, 4.0), tower)
+
+
+def main() -> None:
+    """A row a state."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--profile", default="standard", choices=PROFILES)
+    given = options.parse_args()
+    table = Table("what is true", "right", "verdict", "depth", "code", "removed", "neighbours", *DEPTH)
+    for state, right, report in reports(load(), given.profile):
+        (verdict,) = report.verdicts
+        found = {claim.name: claim.outcome for claim in verdict.claims}
+        told = [found.get(name, "") for name in ("removed", "neighbours", *DEPTH)]
+        table.add_row(state, right, verdict.overall, verdict.depth or "", str(report.exit_code), *told)
+    Console(width=190, soft_wrap=True).print(table)
+
+
+if __name__ == "__main__":
+    main()
