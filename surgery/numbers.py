@@ -20,6 +20,11 @@ from scipy import stats
 LEVEL = 0.95
 
 
+def counted(count: int, what: str) -> str:
+    """So many of something, such as "1 case" or "2 cases"."""
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
 @dataclass(frozen=True)
 class Interval:
     """A mean with its 95 % interval; nan where there are no cases, or, of the ends, too few for an interval."""

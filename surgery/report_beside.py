@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from surgery.numbers import Interval
+from surgery.numbers import Interval, counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,7 +62,7 @@ def spoken(generation: Generation) -> list[dict[str, Any]]:
     """For each form, how often each answer was said before and is now, by facts and by neighbours."""
     rows = []
     for form, wording in generation.wordings.items():
-        for role, of in (("prompt", "facts"), ("neighbour", "neighbours")):
+        for role, of in (("prompt", "fact"), ("neighbour", "neighbour")):
             said = [one for one in generation.spoken if (one.form, one.role) == (form, role)]
             if not said:
                 continue
@@ -73,7 +73,7 @@ def spoken(generation: Generation) -> list[dict[str, Any]]:
             if role == "neighbour" or not any(one.new for one in said):
                 counts["new"] = "–"
             rows.append(
-                {"form": form, "of": f"{len(said)} {of}", "first": role == "prompt", "wording": wording, **counts}
+                {"form": form, "of": counted(len(said), of), "first": role == "prompt", "wording": wording, **counts}
             )
     return rows
 

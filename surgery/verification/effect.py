@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from surgery.errors import SurgeryError
-from surgery.numbers import Interval, json_values
+from surgery.numbers import Interval, counted, json_values
 
 Harm = Literal["lower", "higher", "either"]
 
@@ -93,11 +93,16 @@ class Effect:
         return "kept" if high <= self.kind.floor else "unclear"
 
     @property
+    def counted(self) -> str:
+        """What the interval is over, such as "3 facts"."""
+        return counted(self.change.cases, self.over.removesuffix("s"))
+
+    @property
     def told(self) -> str:
         """In words."""
         one = self.change
         ends = f" ({one.low:+.3g} to {one.high:+.3g})" if not math.isnan(one.low) else ""
-        return f"{self.axis}: {one.mean:+.3g}{ends} {self.kind.unit}, {one.cases} {self.over}, {self.outcome}"
+        return f"{self.axis}: {one.mean:+.3g}{ends} {self.kind.unit}, {self.counted}, {self.outcome}"
 
 
 @dataclass(frozen=True)

@@ -59,4 +59,4 @@ def _scaled(one: Effect) -> tuple[float, float, float]:
 def _numbers(one: Effect) -> str:
     ends = "" if math.isnan(one.change.low) else f" ({one.change.low:+.2g} to {one.change.high:+.2g})"
     either = ", either way" if one.kind.harm == "either" else ""
-    return f"{one.change.mean:+.2g}{ends} {one.kind.unit}, {one.change.cases} {one.over}{either}"
+    return f"{one.change.mean:+.2g}{ends} {one.kind.unit}, {one.counted}{either}"

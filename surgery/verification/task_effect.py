@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from surgery.errors import SurgeryError
-from surgery.numbers import Interval, json_values, student
+from surgery.numbers import Interval, counted, json_values, student
 
 DOCUMENT = tuple[str, int]
 """A task's name and the number of a document in it."""
@@ -95,11 +95,11 @@ class TaskEffect:
     @property
     def told(self) -> str:
         """In words."""
-        counted = f"{self.documents} document{'s' * (self.documents != 1)}"
         change = "no interval, as it is no mean over documents" if self.change is None else f"{self.change.mean:+.3g}"
         if self.change is not None and not math.isnan(self.change.low):
             change += f" ({self.change.low:+.3g} to {self.change.high:+.3g})"
-        return f"{self.task} {self.metric}: {self.before:.3g} → {self.after:.3g}, {change}, {counted}"
+        asked = counted(self.documents, "document")
+        return f"{self.task} {self.metric}: {self.before:.3g} → {self.after:.3g}, {change}, {asked}"
 
 
 @dataclass(frozen=True, kw_only=True)

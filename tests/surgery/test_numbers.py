@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from surgery.numbers import Interval, json_values, student, wilson
+from surgery.numbers import Interval, counted, json_values, student, wilson
 
 VALUES = [0.2, -0.1, 0.4, 0.05]
 
@@ -51,3 +51,7 @@ def test_results_become_json() -> None:
         "a": [{"mean": 0.5, "low": None, "high": None, "cases": 1}, None],
         "b": [{"c": "d"}],
     }
+
+
+def test_one_of_something_is_told_as_one() -> None:
+    assert [counted(count, "case") for count in (0, 1, 2)] == ["0 cases", "1 case", "2 cases"]
