@@ -40,14 +40,21 @@ class Merely:
     wordings: tuple[str, ...]
     scores: tuple[tuple[float, ...], ...]
 
-    def lift(self, texts: Collection[str] | None = None) -> Lift | None:
-        """How far it stands out in some wordings, or all; None where a text is none of them: no control has it."""
+    def lift(self, texts: Collection[str] | None = None, now: Mapping[str, float] | None = None) -> Lift | None:
+        """How far it stands out in some wordings, or all; None where a text is none of them: no control has it.
+
+        Args:
+            texts: the wordings.
+            now: what the fact itself scores in them now, beside what its controls do on the base model.
+        """
         if texts is not None and not set(texts) <= set(self.wordings):
             return None
         chosen = [i for i, one in enumerate(self.wordings) if texts is None or one in texts]
         forms = tuple(f"paraphrase {i}" if i else "prompt" for i in chosen)
-        rows = np.array(self.scores)
-        return lift(Attempt(forms, rows[:, chosen]), 0, range(1, len(rows)), Paraphrases.floor)
+        rows = np.array(self.scores)[:, chosen]
+        if now is not None:
+            rows[0] = [now[self.wordings[i]] for i in chosen]
+        return lift(Attempt(forms, rows), 0, range(1, len(rows)), Paraphrases.floor)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ Per fact:
    subjects tell: an answer no likelier than of them is a guess.
 2. `removed`: on the prompt and on every held-out paraphrase the answer has at most `removed_probability` and a rank
    beyond `removed_rank`. `rewritten`: the new answer is greedy on the prompt and likelier than the old one on every
-   held-out paraphrase. Without a held-out paraphrase there is no verdict: one wording proves nothing. Nor is there one
-   where no model before is at hand and the answer is above the lines, but in none of those wordings likelier than of
-   invented subjects.
+   held-out paraphrase. Without a held-out paraphrase there is no verdict: one wording proves nothing. A removal whose
+   answer is above the lines somewhere, but nowhere likelier than the base model says it of invented subjects, came down
+   to a guess, and holds; where the guess is the likeliest answer, or no model before is at hand, nothing can be said.
 3. `neighbours`: at most `neighbours_moved` of those the edit did not see moved by more than `neighbour_shift`.
 4. For a removal, one claim for each aspect that was attacked (`attack`): it fails where an attack succeeds, and holds
    where none does and at least one had the power to. `removed` fails: "still there". It holds, and an attack brings the
@@ -23,7 +23,7 @@ For the whole edit:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -96,7 +96,7 @@ class Verdict:
 
 
 Row = tuple[Probe, Measured | None, Measured]
-Asked = Callable[[Collection[str] | None], Lift | None]
+Asked = Callable[[Collection[str] | None, Mapping[str, float] | None], Lift | None]
 
 
 def judge(
@@ -116,13 +116,13 @@ def judge(
         claim: "removed" or "rewritten".
         lines: where the lines are drawn.
         findings: what attacks found out about it; they bear on removals.
-        asked: tells how far it stands out from facts that nobody can know when the base model is merely asked for it in
-            some of its wordings, or in all; None of wordings that no such fact has.
+        asked: tells how far it stands out from what the base model says of facts that nobody can know, in some of its
+            wordings or in all, with what it scores there now; None of wordings that no such fact has.
         weights_kept: what is judged is no change of weights, so that no removal is more than suppressed.
     """
-    removal, before = claim == "removed", any(was is not None for _, was, _ in rows)
+    removal = claim == "removed"
     known = _known(rows, lines, asked) if removal else _untested("known", "a rewrite may also teach something new")
-    main = _removed(rows, lines, None if before else asked) if removal else _rewritten(rows)
+    main = _removed(rows, lines, asked) if removal else _rewritten(rows)
     tried = [name for name in ASPECTS if any(one.aspect == name for one in findings)] if removal else []
     attacked = [_withstood(name, [one for one in findings if one.aspect == name]) for name in tried]
     kept = [Claim(WEIGHTS, "fails", HELD_BACK, 0)] * (weights_kept and removal)
@@ -181,7 +181,7 @@ def _known(rows: Sequence[Row], lines: Thresholds, asked: Asked | None) -> Claim
     likely = rank == 1 or p >= lines.known_probability
     if not likely and (rank > lines.removed_rank or p < lines.unknown_probability):
         return Claim("known", "fails", told, len(before))
-    if (merely := asked(None) if asked else None) is not None:
+    if (merely := asked(None, None) if asked else None) is not None:
         told = f"{told}, lift over invented subjects {merely.value:+.3f}, line {merely.line:+.3f}"
         return Claim("known", "holds" if merely.stands_out else "fails", told, len(before))
     return Claim("known", "holds" if likely else "inconclusive", told, len(before))
@@ -196,10 +196,14 @@ def _removed(rows: Sequence[Row], lines: Thresholds, asked: Asked | None) -> Cla
     ]
     p, rank = max(n.target.probability for *_, n in judging), min(n.target.rank for *_, n in judging)
     told = f"at most p {p:.4f}, rank {rank} or worse"
-    merely = asked([probe.prompt for probe, _ in left]) if left and asked else None
+    now = {probe.prompt: rating.probability for probe, rating in left}
+    merely = asked(list(now), now) if left and asked else None
     if merely is not None and not merely.stands_out:
         guessed = f"no likelier than of subjects nobody knows: lift {merely.value:+.3f}, line {merely.line:+.3f}"
-        return Claim("removed", "inconclusive", f"{told} in {left[0][0].prompt!r}, but {guessed}", len(judging))
+        told = f"{told} in {left[0][0].prompt!r}, but {guessed}"
+        if rank == 1 or any(was is None for _, was, _ in judging):
+            return Claim("removed", "inconclusive", told, len(judging))
+        return _if_held_out(Claim("removed", "holds", told, len(judging)), judging)
     if left:
         return Claim("removed", "fails", f"{told}; still there in {left[0][0].prompt!r}", len(judging))
     return _if_held_out(Claim("removed", "holds", told, len(judging)), judging)

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 import pytest
+from probed import GONE, KNOWN, LINES, UNKNOWN, row
 
 from surgery import Thresholds
-from surgery.verification import Drift, Probe, Rating
+from surgery.verification import Drift, Rating
 from surgery.verification.attack import ASPECTS, Finding, Lift
-from surgery.verification.probes import Measured
 from surgery.verification.verdicts import Row, Verdict, exit_code, judge, judge_drift
 
-LINES = Thresholds()
-KNOWN, GONE, UNKNOWN = Rating(0.9, 1), Rating(0.001, 50), Rating(0.001, 300)
 NO_DRIFT = Drift(0.001, 0.0, 0.0, 1, 100, (20.0, 20.0))
-
-
-def row(role: Any, was: Rating | None, now: Rating, new: Rating | None = None, *, held_out: bool = True) -> Row:
-    probe = Probe(0, role, f"{role} of it", "old", "new" if new else None, held_out)
-    before = Measured(was, GONE if new else None, "says") if was else None
-    return probe, before, Measured(now, new, "says")
 
 
 def removed(
@@ -67,32 +58,6 @@ def test_removed(now: tuple[Rating, ...], options: dict[str, Any], outcome: str,
     verdict = removed(*now, **options)
     assert verdict["removed"].outcome == outcome
     assert code(verdict) == expected
-
-
-@pytest.mark.parametrize(
-    ("now", "lift", "outcome", "expected"),
-    [
-        (Rating(0.03, 4), 0.02, "inconclusive", 13),  # a guess: so many have it of anybody
-        (Rating(0.03, 4), 0.3, "fails", 10),
-        (GONE, 0.02, "holds", 0),
-        (GONE, 0.3, "holds", 0),
-    ],
-)
-def test_a_checkpoint_that_only_guesses_is_not_convicted(now: Rating, lift: float, outcome: str, expected: int) -> None:
-    told = Lift(lift, 0.1, (0.05,) * 20, "prompt", 0.3, 0.0)
-    rows = [row("prompt", None, now), row("paraphrase", None, GONE)]
-    heard: list[str] = []
-    verdict = judge("it", rows, "removed", LINES, (), lambda texts: heard.extend(texts) or told)
-    assert heard == ["prompt of it"] * (now is not GONE)
-    assert verdict["removed"].outcome == outcome
-    assert code(verdict, None) == expected
-    if outcome == "inconclusive":
-        assert "no likelier than of subjects nobody knows: lift +0.020, line +0.100" in verdict["removed"].evidence
-
-
-def test_a_wording_that_no_control_can_have_excuses_nothing() -> None:
-    rows = [row("prompt", None, GONE), row("paraphrase", None, Rating(0.03, 4))]
-    assert judge("it", rows, "removed", LINES, (), lambda _: None)["removed"].outcome == "fails"
 
 
 def attacked(outcome: str, was: Rating | None, **how: Any) -> Verdict:
@@ -148,38 +113,6 @@ def test_kept_weights_do_not_bear_on_a_rewrite() -> None:
 )
 def test_known(was: Rating | None, outcome: str) -> None:
     assert removed(GONE, GONE, was=was)["known"].outcome == outcome
-
-
-@pytest.mark.parametrize(
-    ("was", "stands_out", "outcome"),
-    [
-        (Rating(0.1, 1), False, "holds"),  # it does say it, whatever it says of others
-        (Rating(0.099, 1), False, "fails"),
-        (Rating(0.099, 1), True, "holds"),
-        (Rating(0.9, 2), False, "fails"),
-        (Rating(0.02, 10), False, "fails"),
-        (Rating(0.02, 10), True, "holds"),
-        (Rating(0.019, 2), True, "fails"),
-        (Rating(0.02, 10), None, "inconclusive"),  # no invented subject can be asked
-    ],
-)
-def test_what_is_half_known_is_told_by_invented_subjects(was: Rating, stands_out: bool | None, outcome: str) -> None:
-    asked: list[object] = []
-
-    def merely(texts: Collection[str] | None) -> Lift | None:
-        asked.append(texts)
-        lift = Lift(0.2 if stands_out else 0.0, 0.1, (0.05,) * 20, "prompt", 0.2, 0.0)
-        return None if stands_out is None else lift
-
-    rows = [row("prompt", was, GONE), row("paraphrase", UNKNOWN, KNOWN)]
-    verdict = judge("it", rows, "removed", LINES, asked=merely)
-    assert verdict["known"].outcome == outcome
-    # all wordings, and only of the model before: what an edit left is judged by the lines
-    assert set(asked) <= {None}
-    assert verdict["removed"].outcome == "fails"
-    assert (verdict.overall == "never known") == (outcome == "fails")
-    told = {True: "+0.200, line +0.100", False: "+0.000, line +0.100", None: ""}[stands_out]
-    assert (told in verdict["known"].evidence) or not asked
 
 
 def test_one_phrasing_that_knows_is_enough() -> None:
