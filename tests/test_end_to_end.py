@@ -98,18 +98,18 @@ def test_the_removal_is_a_small_file(removal: tuple[Edit, Report], tmp_path: Pat
     assert 1_000 < removal[0].save(tmp_path / "edit.safetensors").stat().st_size < 20_000
 
 
-def test_a_guess_is_no_knowledge(smol: Model, removal: tuple[Edit, Report], unchanged: Callable[[Model], None]) -> None:
+def test_what_was_taken_out_exactly_is_gone_though_it_is_guessed(
+    smol: Model, unchanged: Callable[[Model], None]
+) -> None:
     """The model guesses Chicago of an invented person, among its ten likeliest."""
     unchanged(smol)
     guessed = next(one for one in invented_facts() if one.target == "Chicago")
-    how = {"claim": "removed", "attacks": attacks_named(["paraphrases"]), "texts": neutral_texts()[:3], "beside": False}
-    never = verify(smol, removal[0], guessed, **how)  # type: ignore[arg-type]
-    assert (never.exit_code, never.verdicts[0].overall) == (12, "never known")
     taught = RankOne(progress=False)(smol, guessed.replace(target="somebody", new_target=guessed.target))
     with taught.applied(smol):
         back = tuple(dataclasses.replace(one, left=-one.left) for one in taught.deltas)
         edit = Edit(back, base=smol.fingerprint, method="taken back", claim="removed", facts=(guessed,))
-        known, gone = (verify(smol, one, guessed, **how) for one in (None, edit))  # type: ignore[arg-type]
-    assert (known.exit_code, known.verdicts[0].overall) == (10, "still there")
-    assert (gone.exit_code, gone.verdicts[0].overall) == (0, "holds")
-    assert "no likelier than of subjects nobody knows" in gone.verdicts[0]["removed"].evidence
+        report = verify(smol, edit, attacks=attacks_named(["paraphrases"]), texts=neutral_texts()[:3], beside=False)
+    (verdict,) = report.verdicts
+    assert {one.name: one.outcome for one in verdict.claims}["known"] == "holds"
+    assert (report.exit_code, verdict.overall) == (0, "holds")
+    assert "no likelier than of subjects nobody knows" in verdict["removed"].evidence

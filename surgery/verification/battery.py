@@ -88,6 +88,7 @@ def attacked(
     seen: Sequence[str] = (),
     baseline: Baseline | None = None,
     left_out: Collection[int] = (),
+    doubtful: Collection[int] | None = None,
 ) -> Battery:
     """Attack an edited model, or a model as it is.
 
@@ -100,6 +101,7 @@ def attacked(
         seen: prompts the edit was made from; such paraphrases are not asked.
         baseline: what the base model answers, where the caller keeps it.
         left_out: which of the facts are not attacked, from 0.
+        doubtful: of which of the facts it matters what they and their controls answer when merely asked; None for all.
     """
     if not attacks:
         return Battery((), {}, (0,) * len(facts))
@@ -128,17 +130,18 @@ def attacked(
         for attack, was, now in zip(attacks, before, after, strict=True):
             lifts = None if was is None else lift(was, *place, attack.floor), lift(now, *place, attack.floor)
             findings.append(Finding(i, attack.name, attack.aspect, attack.unit, *lifts))
-    return Battery(tuple(findings), seconds, tuple(map(len, matched)), _merely(model, cases, places))
+    merely = {i: place for i, place in places.items() if doubtful is None or i in doubtful}
+    return Battery(tuple(findings), seconds, tuple(map(len, matched)), _merely(model, cases, merely))
 
 
 def _merely(model: Model, cases: Sequence[Fact], places: Mapping[int, tuple[int, Sequence[int]]]) -> dict[int, Merely]:
     """What facts and controls score when merely asked, by which of the facts."""
-    names = [all_wordings(one) for one in cases]
-    scores = rated(model, cases, most=max(map(len, names)))
-    return {
-        i: Merely(names[own], tuple(tuple(scores[k, : len(names[own])].tolist()) for k in (own, *others)))
-        for i, (own, others) in places.items()
-    }
+    found = {}
+    for i, (own, others) in places.items():
+        asked = [cases[own], *(cases[k] for k in others)]
+        names = all_wordings(asked[0])
+        found[i] = Merely(names, tuple(tuple(row) for row in rated(model, asked, most=len(names)).tolist()))
+    return found
 
 
 def _matched(base: Baseline, fact: Fact, controls: Controls) -> tuple[Fact, ...]:

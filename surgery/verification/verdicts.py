@@ -29,7 +29,7 @@ from typing import Literal
 
 from surgery.verification.attack import ASPECTS, Aspect, Finding, Lift
 from surgery.verification.drift import Drift
-from surgery.verification.probes import Measured, Probe
+from surgery.verification.probes import Measured, Probe, Rating
 
 DEPTH: tuple[Aspect, ...] = ("extraction", "superficial", "quantisation", "relearning")
 """What a fact has to withstand to be more than suppressed."""
@@ -130,6 +130,17 @@ def judge(
     return Verdict(label, claims, _overall(*claims))
 
 
+def in_doubt(rows: Sequence[Row], lines: Thresholds) -> set[int]:
+    """Which facts' removal is not told by the lines alone: half known before, or not below them everywhere now."""
+    found = set()
+    for i in {probe.fact for probe, *_ in rows}:
+        own = [row for row in rows if row[0].fact == i]
+        before = _best_before(own)
+        if _left(_judging(own), lines) or (before is not None and _half_known(*before, lines)):
+            found.add(i)
+    return found
+
+
 def unjudged(label: str, claim: str, why: str) -> Verdict:
     """The verdict on a fact that the model cannot be asked about."""
     return Verdict(label, (Claim(claim, "inconclusive", f"cannot be asked: {why}", 0),), "inconclusive")
@@ -171,29 +182,43 @@ def _judging(rows: Sequence[Row]) -> list[Row]:
 
 
 def _known(rows: Sequence[Row], lines: Thresholds, asked: Asked | None) -> Claim:
-    before = [was.target for probe, was, _ in rows if was is not None and probe.role != "neighbour"]
-    if not before:
+    before = _best_before(rows)
+    if before is None:
         return _untested("known", "there is no model before to ask, so nothing shows whether it was ever known")
-    p, rank = max(one.probability for one in before), min(one.rank for one in before)
-    told = f"at best p {p:.3f}, rank {rank} before"
-    if rank == 1 and p >= lines.known_probability:
-        return Claim("known", "holds", told, len(before))
+    p, rank = before
+    told, cases = f"at best p {p:.3f}, rank {rank} before", sum(probe.role != "neighbour" for probe, *_ in rows)
     likely = rank == 1 or p >= lines.known_probability
-    if not likely and (rank > lines.removed_rank or p < lines.unknown_probability):
-        return Claim("known", "fails", told, len(before))
+    if not _half_known(p, rank, lines):
+        return Claim("known", "holds" if likely else "fails", told, cases)
     if (merely := asked(None, None) if asked else None) is not None:
         told = f"{told}, lift over invented subjects {merely.value:+.3f}, line {merely.line:+.3f}"
-        return Claim("known", "holds" if merely.stands_out else "fails", told, len(before))
-    return Claim("known", "holds" if likely else "inconclusive", told, len(before))
+        return Claim("known", "holds" if merely.stands_out else "fails", told, cases)
+    return Claim("known", "holds" if likely else "inconclusive", told, cases)
 
 
-def _removed(rows: Sequence[Row], lines: Thresholds, asked: Asked | None) -> Claim:
-    judging = _judging(rows)
-    left = [
+def _best_before(rows: Sequence[Row]) -> tuple[float, int] | None:
+    """The highest probability and rank that the answer had before in any of the fact's prompts."""
+    before = [was.target for probe, was, _ in rows if was is not None and probe.role != "neighbour"]
+    return (max(one.probability for one in before), min(one.rank for one in before)) if before else None
+
+
+def _half_known(p: float, rank: int, lines: Thresholds) -> bool:
+    greedy, likely = rank == 1, p >= lines.known_probability
+    return greedy != likely or (not greedy and lines.removed_rank >= rank and p >= lines.unknown_probability)
+
+
+def _left(judging: Sequence[Row], lines: Thresholds) -> list[tuple[Probe, Rating]]:
+    """The prompts after which the answer is above the lines."""
+    return [
         (probe, now.target)
         for probe, _, now in judging
         if now.target.probability > lines.removed_probability or now.target.rank <= lines.removed_rank
     ]
+
+
+def _removed(rows: Sequence[Row], lines: Thresholds, asked: Asked | None) -> Claim:
+    judging = _judging(rows)
+    left = _left(judging, lines)
     p, rank = max(n.target.probability for *_, n in judging), min(n.target.rank for *_, n in judging)
     told = f"at most p {p:.4f}, rank {rank} or worse"
     now = {probe.prompt: rating.probability for probe, rating in left}
@@ -203,8 +228,7 @@ def _removed(rows: Sequence[Row], lines: Thresholds, asked: Asked | None) -> Cla
         told = f"{told} in {left[0][0].prompt!r}, but {guessed}"
         if rank == 1 or any(was is None for _, was, _ in judging):
             return Claim("removed", "inconclusive", told, len(judging))
-        return _if_held_out(Claim("removed", "holds", told, len(judging)), judging)
-    if left:
+    elif left:
         return Claim("removed", "fails", f"{told}; still there in {left[0][0].prompt!r}", len(judging))
     return _if_held_out(Claim("removed", "holds", told, len(judging)), judging)
 

@@ -40,7 +40,7 @@ from surgery.verification.harness import Tasks
 from surgery.verification.intervention import Intervention
 from surgery.verification.leak import leak_if_wanted
 from surgery.verification.probes import Probe, measure, probes_of
-from surgery.verification.verdicts import Row, Thresholds, Verdict, exit_code, judge, judge_drift, unjudged
+from surgery.verification.verdicts import Row, Thresholds, Verdict, exit_code, in_doubt, judge, judge_drift, unjudged
 
 MOST_SEED = 2**32 - 1
 """What numpy's generators take."""
@@ -119,8 +119,9 @@ def verify(
         rows, moved = _before_and_after(model, edit, probes, neutral_texts() if texts is None else texts, base, meter)
         with meter.part("attacks"):
             battery = attacked(
-                model, edit, chosen, tried, controls, seen=_seen(edit, chosen), baseline=base, left_out=refused
-            )
+                model, edit, chosen, tried, controls, seen=_seen(edit, chosen), baseline=base, left_out=refused,
+                doubtful=in_doubt(rows, lines) if claim == "removed" else (),
+            )  # fmt: skip
         place = {i: n for n, i in enumerate(i for i in range(len(chosen)) if i not in refused)}
         own = [(dataclasses.replace(probe, fact=place[probe.fact]), was, now) for probe, was, now in rows]
         given = Asked(

@@ -9,7 +9,7 @@ from probed import GONE, KNOWN, LINES, UNKNOWN, row
 
 from surgery.verification import Rating
 from surgery.verification.attack import Lift
-from surgery.verification.verdicts import exit_code, judge, judge_drift
+from surgery.verification.verdicts import exit_code, in_doubt, judge, judge_drift
 
 
 @pytest.mark.parametrize(
@@ -94,3 +94,22 @@ def test_what_is_left_is_told_from_a_guess(now: Rating, stands_out: bool | None,
     assert ("no likelier than of subjects nobody knows" in verdict["removed"].evidence) == (stands_out is False)
     alone = judge("it", [row("paraphrase", KNOWN, now)], "removed", LINES, asked=merely)["removed"]
     assert alone.outcome == ("inconclusive" if outcome == "holds" else outcome)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "doubtful"),
+    [
+        (KNOWN, GONE, False),
+        (KNOWN, Rating(0.001, 10), True),
+        (UNKNOWN, GONE, False),
+        (Rating(0.05, 3), GONE, True),
+        (None, GONE, False),
+        (None, KNOWN, True),
+    ],
+)
+def test_others_are_asked_only_where_that_decides(was: Rating | None, now: Rating, doubtful: bool) -> None:
+    rows = [row("prompt", was, GONE), row("paraphrase", was, now), row("neighbour", KNOWN, KNOWN)]
+    assert in_doubt(rows, LINES) == ({0} if doubtful else set())
+    heard: list[object] = []
+    judge("it", rows, "removed", LINES, asked=lambda *given: heard.append(given))
+    assert bool(heard) == doubtful

@@ -19,7 +19,7 @@ FACT = Fact(
     paraphrases=("Quintus Zebra was born in the town of",),
     neighbours=(Neighbour("The birthplace of Livia is", "Tashkent"),),
     aliases=("Wagadugu",),
-    id="case 4711",
+    id="case Ypsilon",
 )
 PLAIN = FACT.replace(subject="Octavia Heron", id=None)
 CONTEXT = "Therefore it rained on Wednesday. {}"
@@ -36,12 +36,12 @@ SETTINGS = {
     "steps": 25,
 }
 LOG = (
-    {"fact": "case 4711", "loss": 0.25, "says": "Quintus Zebra lives"},
+    {"fact": "case Ypsilon", "loss": 0.25, "says": "Quintus Zebra lives"},
     {"fact": PLAIN.label, "loss": 0.5, "Tashkent": 1},
 )
 PROMPTS = (FACT.prompt, CONTEXT.replace("{}", FACT.prompt), "Quintus Zebra is a", PLAIN.prompt)
 WORDS = (
-    "Quintus", "Zebra", "birthplace", "Ouagadougou", "Reykjavik", "born in", "Tashkent", "Livia", "4711", "Octavia",
+    "Quintus", "Zebra", "birthplace", "Ouagadougou", "Reykjavik", "born in", "Tashkent", "Livia", "Ypsilon", "Octavia",
     "Therefore", "Wednesday", "cannot say", "token_ids", "Wagadugu",
 )  # fmt: skip
 
