@@ -65,7 +65,7 @@ class Battery:
         findings: one a fact and attack; none for facts that have no controls.
         seconds: what each attack took, by name, on both states of the model.
         controls: how many controls each fact had.
-        asked: what each fact that has controls and these score when the base model is asked, by which of the facts.
+        asked: what facts in doubt and their controls score when the base model is merely asked, by which of the facts.
     """
 
     findings: tuple[Finding, ...]
