@@ -6,17 +6,16 @@ Per fact:
    subjects tell: an answer no likelier than of them is a guess.
 2. `removed`: on the prompt and on every held-out paraphrase the answer has at most `removed_probability` and a rank
    beyond `removed_rank`. `rewritten`: the new answer is greedy on the prompt and likelier than the old one on every
-   held-out paraphrase. Without a held-out paraphrase there is no verdict: one wording proves nothing. A removal whose
-   answer is above the lines somewhere, but nowhere likelier than the base model says it of invented subjects, came down
-   to a guess, and holds; where the guess is the likeliest answer, or no model before is at hand, nothing can be said.
+   held-out paraphrase. Without a held-out paraphrase there is no verdict: one wording proves nothing. Where the
+   answer is above the lines, it has come down to a guess if it was likelier than the base model says it of invented
+   subjects and is not any more: that holds, unless the guess is the likeliest answer, or no model before is at hand.
 3. `neighbours`: at most `neighbours_moved` of those the edit did not see moved by more than `neighbour_shift`.
 4. For a removal, one claim for each aspect that was attacked (`attack`): it fails where an attack succeeds, and holds
    where none does and at least one had the power to. `removed` fails: "still there". It holds, and an attack brings the
    answer out: "suppressed". Where all of `DEPTH` hold, "removed under this battery"; never more.
 5. What leaves the weights alone (`intervention`) removes nothing from them: where it holds back what was known, however
    well, that is "suppressed".
-6. Without a model before nobody can tell what was ever known. An answer that does not come up is then just not said:
-   "not shown to be removed".
+6. Without a model before, an answer that does not come up is just not said: "not shown to be removed".
 For the whole edit:
 7. `drift`: next tokens on neutral text moved by at most `drift` nats on average.
 """
@@ -132,13 +131,8 @@ def judge(
 
 def in_doubt(rows: Sequence[Row], lines: Thresholds) -> set[int]:
     """Which facts' removal is not told by the lines alone: half known before, or not below them everywhere now."""
-    found = set()
-    for i in {probe.fact for probe, *_ in rows}:
-        own = [row for row in rows if row[0].fact == i]
-        before = _best_before(own)
-        if _left(_judging(own), lines) or (before is not None and _half_known(*before, lines)):
-            found.add(i)
-    return found
+    of = {i: [row for row in rows if row[0].fact == i] for i in {probe.fact for probe, *_ in rows}}
+    return {i for i, own in of.items() if _left(_judging(own), lines) or _half_known(_best_before(own), lines)}
 
 
 def unjudged(label: str, claim: str, why: str) -> Verdict:
@@ -188,7 +182,7 @@ def _known(rows: Sequence[Row], lines: Thresholds, asked: Asked | None) -> Claim
     p, rank = before
     told, cases = f"at best p {p:.3f}, rank {rank} before", sum(probe.role != "neighbour" for probe, *_ in rows)
     likely = rank == 1 or p >= lines.known_probability
-    if not _half_known(p, rank, lines):
+    if not _half_known(before, lines):
         return Claim("known", "holds" if likely else "fails", told, cases)
     if (merely := asked(None, None) if asked else None) is not None:
         told = f"{told}, lift over invented subjects {merely.value:+.3f}, line {merely.line:+.3f}"
@@ -202,9 +196,10 @@ def _best_before(rows: Sequence[Row]) -> tuple[float, int] | None:
     return (max(one.probability for one in before), min(one.rank for one in before)) if before else None
 
 
-def _half_known(p: float, rank: int, lines: Thresholds) -> bool:
+def _half_known(before: tuple[float, int] | None, lines: Thresholds) -> bool:
+    p, rank = before or (0.0, lines.removed_rank + 1)
     greedy, likely = rank == 1, p >= lines.known_probability
-    return greedy != likely or (not greedy and lines.removed_rank >= rank and p >= lines.unknown_probability)
+    return greedy != likely or (not greedy and rank <= lines.removed_rank and p >= lines.unknown_probability)
 
 
 def _left(judging: Sequence[Row], lines: Thresholds) -> list[tuple[Probe, Rating]]:
@@ -220,17 +215,23 @@ def _removed(rows: Sequence[Row], lines: Thresholds, asked: Asked | None) -> Cla
     judging = _judging(rows)
     left = _left(judging, lines)
     p, rank = max(n.target.probability for *_, n in judging), min(n.target.rank for *_, n in judging)
-    told = f"at most p {p:.4f}, rank {rank} or worse"
+    told, cases = f"at most p {p:.4f}, rank {rank} or worse", len(judging)
+    if not left:
+        return _if_held_out(Claim("removed", "holds", told, cases), judging)
+    there = Claim("removed", "fails", f"{told}; still there in {left[0][0].prompt!r}", cases)
     now = {probe.prompt: rating.probability for probe, rating in left}
-    merely = asked(list(now), now) if left and asked else None
-    if merely is not None and not merely.stands_out:
-        guessed = f"no likelier than of subjects nobody knows: lift {merely.value:+.3f}, line {merely.line:+.3f}"
-        told = f"{told} in {left[0][0].prompt!r}, but {guessed}"
-        if rank == 1 or any(was is None for _, was, _ in judging):
-            return Claim("removed", "inconclusive", told, len(judging))
-    elif left:
-        return Claim("removed", "fails", f"{told}; still there in {left[0][0].prompt!r}", len(judging))
-    return _if_held_out(Claim("removed", "holds", told, len(judging)), judging)
+    merely = asked(list(now), now) if asked else None
+    if asked is None or merely is None or merely.stands_out:
+        return there
+    guessed = f"no likelier than of subjects nobody knows: lift {merely.value:+.3f}, line {merely.line:+.3f}"
+    told = f"{told} in {left[0][0].prompt!r}, but {guessed}"
+    if not any(was is None for _, was, _ in judging):
+        before = asked(list(now), None)
+        if before is None or not before.stands_out:
+            return there  # what could not tell it from a guess when it was known cannot tell now
+        if rank > 1:
+            return _if_held_out(Claim("removed", "holds", told, cases), judging)
+    return Claim("removed", "inconclusive", told, cases)
 
 
 def _rewritten(rows: Sequence[Row]) -> Claim:

@@ -84,8 +84,9 @@ def test_what_is_half_known_is_told_by_invented_subjects(was: Rating, stands_out
 )
 def test_what_is_left_is_told_from_a_guess(now: Rating, stands_out: bool | None, outcome: str) -> None:
     def merely(texts: Collection[str] | None, scores: Mapping[str, float] | None) -> Lift | None:
-        assert (texts, scores) == (["paraphrase of it"], {"paraphrase of it": now.probability})
-        lift = Lift(0.2 if stands_out else 0.0, 0.1, (0.05,) * 20, "paraphrase 1", 0.2, 0.0)
+        assert texts == ["paraphrase of it"]
+        assert scores in (None, {"paraphrase of it": now.probability})
+        lift = Lift(0.2 if stands_out or scores is None else 0.0, 0.1, (0.05,) * 20, "paraphrase 1", 0.2, 0.0)
         return None if stands_out is None else lift
 
     rows = [row("prompt", KNOWN, GONE), row("paraphrase", KNOWN, now)]
@@ -94,6 +95,15 @@ def test_what_is_left_is_told_from_a_guess(now: Rating, stands_out: bool | None,
     assert ("no likelier than of subjects nobody knows" in verdict["removed"].evidence) == (stands_out is False)
     alone = judge("it", [row("paraphrase", KNOWN, now)], "removed", LINES, asked=merely)["removed"]
     assert alone.outcome == ("inconclusive" if outcome == "holds" else outcome)
+
+
+@pytest.mark.parametrize("now", [Rating(0.2, 2), Rating(0.2, 1)])
+def test_who_could_not_tell_it_from_a_guess_before_excuses_nothing(now: Rating) -> None:
+    """Of an answer that everybody is given, controls tell neither that it was known nor that it is gone."""
+    rows = [row("prompt", KNOWN, GONE), row("paraphrase", KNOWN, now)]
+    nothing = Lift(0.0, 0.1, (0.05,) * 20, "paraphrase 1", 0.2, 0.0)
+    verdict = judge("it", rows, "removed", LINES, asked=lambda *_: nothing)
+    assert (verdict["known"].outcome, verdict["removed"].outcome, verdict.overall) == ("holds", "fails", "still there")
 
 
 @pytest.mark.parametrize(
