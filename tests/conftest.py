@@ -66,14 +66,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("toy", kinds, indirect=True, scope="session")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first: begun last, one of them keeps a single worker busy after the others are done."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
-
-
-LONGEST = ("test_notebooks.py", "test_end_to_end.py", "test_hostile_facts.py", "test_truth_table.py")
-
-
 @pytest.fixture(scope="session")
 def toy(request: pytest.FixtureRequest) -> tuple[Model, list[Fact]]:
     """A small model that really knows some 90 facts, and the facts."""
