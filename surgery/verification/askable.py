@@ -10,11 +10,6 @@ from surgery.model import Model
 from surgery.tokens import ask, encode
 from surgery.verification.probes import SAID_TOKENS, Probe
 
-
-class TooLong(SurgeryError):
-    """Everything that was to be asked is longer than the model reads."""
-
-
 TOO_LONG = "longer than the model reads"
 SHOWN = 60
 """Characters of a text that a reason quotes."""

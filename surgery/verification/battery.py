@@ -3,7 +3,7 @@
 1. Each fact gets its controls, invented subjects with its wording and answer.
 2. Facts and controls go through every attack on the base model, and again under the edit.
 3. What counts is the lift over the controls (`attack`).
-4. How each fact and its controls answer when the base model is merely asked, in every wording that names the subject.
+4. How facts in doubt and their controls answer when the base model is merely asked, in all wordings with the subject.
 Paraphrases the edit has looked at are not asked.
 """
 

@@ -24,7 +24,7 @@ from surgery.errors import NothingToTry
 from surgery.fact import Fact
 from surgery.model import Model
 from surgery.numbers import Interval, json_values, student
-from surgery.verification.askable import TOO_LONG, TooLong, fits
+from surgery.verification.askable import TOO_LONG, fits
 from surgery.verification.attack import PROFILES, Profile
 from surgery.verification.baseline import Baseline, Controls
 from surgery.verification.classic import Classic, consistency, fluency, score
@@ -233,7 +233,8 @@ def _generation(asked: Asked) -> Generation:
 
 
 def _comparison(asked: Asked) -> Comparison | None:
-    with suppress(TooLong):
+    # how many facts are too long is told beside it
+    with suppress(NothingToTry):
         return compared(asked.facts, asked.rows, asked.claim, asked.baseline, thresholds=asked.lines)
     return None
 

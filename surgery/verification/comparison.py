@@ -19,10 +19,10 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from surgery.errors import SurgeryError
+from surgery.errors import NothingToTry, SurgeryError
 from surgery.fact import Fact
 from surgery.numbers import Interval, json_values, student, wilson
-from surgery.verification.askable import TooLong, fits
+from surgery.verification.askable import TOO_LONG, fits
 from surgery.verification.baseline import Baseline
 from surgery.verification.probes import Measured, Probe, Rating, Role
 from surgery.verification.verdicts import Row, Thresholds
@@ -158,7 +158,7 @@ def compared(
 
     Raises:
         SurgeryError: there are no rows, or a rewrite's fact has no new answer.
-        TooLong: the model can read none of the facts behind its instruction.
+        NothingToTry: the model can read none of the facts behind its instruction.
     """
     if not rows:
         raise SurgeryError("there are no probes to compare by; give the rows of a report")
@@ -171,7 +171,7 @@ def compared(
     long = {row[0].fact for row, pair in behind if not fits(baseline.model, *pair)}
     kept = [row for row, _ in behind if row[0].fact not in long]
     if not kept:
-        raise TooLong("the model can read no fact behind its instruction; give shorter facts")
+        raise NothingToTry("the model can read no fact behind its instruction; give shorter facts", TOO_LONG)
     asked = [pair for row, pair in behind if row[0].fact not in long]
     probes = [probe for probe, _, _ in kept]
     edited = kept[0][1] is not None
