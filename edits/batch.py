@@ -17,6 +17,7 @@ from torch import Tensor
 
 from edits.keys import KeyOf, Scope, one_key, read_ends, read_subjects, subject_rows
 from edits.limits import Limits, NearCollapse
+from edits.namesakes import namesakes, scaled_keys
 from edits.places import WEIGHT, elsewhere_rows, other_rows
 from edits.solve import Solution, Solver, Space
 from edits.spread import Spread, share
@@ -54,12 +55,13 @@ class Batches:
         *,
         key: KeyOf,
         scope: Scope,
+        names: float,
         spread: Spread,
         remember: bool,
         limits: Limits,
     ) -> None:
         self._model, self.sites, self._solver = model, list(sites), solver
-        self._key, self._scope, self._spread = key, scope, spread
+        self._key, self._scope, self._names, self._spread = key, scope, names, spread
         self._remember, self._limits = remember, limits
         self.base, self.dtype = model.fingerprint, model.dtype
         self._spaces = {}
@@ -92,8 +94,10 @@ class Batches:
             self.pilot = self.anchor or mean_norm([*self.values, *values])
         written, solutions, keys = dict(self.deltas), {}, {}
         wanted: Tensor | None = None
+        names = namesakes(self._model, [value.facts for value in values]) if self._names else [()] * len(values)
         for i, site in enumerate(self.sites):
-            keys[site.layer], states = self._read(values, site)
+            near = [scaled_keys(self._model, one, site, self._spaces[site.layer].moment, self._names) for one in names]
+            keys[site.layer], states = self._read(values, site, near)
             missing = torch.stack([value.shift for value in values])
             if states is not None:
                 wanted = states + missing if wanted is None else wanted
@@ -101,7 +105,7 @@ class Batches:
             solution = self._solver(
                 keys[site.layer].T,
                 (share(self._spread, len(self.sites) - i) * missing).T,
-                self._space(values, site),
+                self._space(values, site, torch.cat(near)),
                 self._earlier.get(site.layer),
             )
             delta = Delta(self._model.anatomy.name(site), solution.left, solution.right)
@@ -120,17 +124,21 @@ class Batches:
         """Put all weights back."""
         self._writes()
 
-    def _space(self, values: Sequence[Value], site: Site) -> Space:
-        """What the solver knows of a layer, other subjects in the place of these included."""
+    def _space(self, values: Sequence[Value], site: Site, near: Float[Tensor, "names d_ff"]) -> Space:
+        """What the solver knows of a layer, nearly the same names and others in these subjects' place included."""
         space = self._spaces[site.layer]
+        if len(near):
+            space = self._solver.beside(space, near, float(len(near)))
+        if self._scope == "prompt":
+            return space
         rows = other_rows(self._model, [fact for value in values for fact in value.facts])
-        if self._scope == "prompt" or not rows:
+        if not rows:
             return space
         keys, _ = read_ends(self._model, rows, site)
         return self._solver.beside(space, keys.cpu(), WEIGHT)
 
     def _read(
-        self, values: Sequence[Value], site: Site
+        self, values: Sequence[Value], site: Site, near: Sequence[Float[Tensor, "names d_ff"]]
     ) -> tuple[Float[Tensor, "values d_ff"], Float[Tensor, "values d_model"] | None]:
         """Keys of the values at a site, and mean states above the highest one over contexts."""
         if len(self.sites) == 1:
@@ -140,8 +148,8 @@ class Batches:
         keys, states = read_subjects(self._model, asked, more, site, self.sites[-1].layer)
         assert states is not None
         moment = self.moment(site)
-        joined = torch.stack([one_key(part, moment) for part in keys])
-        return joined, torch.stack([part.mean(0) for part in states])
+        joined = [one_key(part, moment, near=names) for part, names in zip(keys, near, strict=True)]
+        return torch.stack(joined), torch.stack([part.mean(0) for part in states])
 
     def _elsewhere(self, value: Value) -> list[tuple[int, ...]]:
         if self._scope == "prompt":

@@ -30,6 +30,7 @@ from edits.batch import Batches, anchored, mean_norm
 from edits.keys import KEYS, SCOPES, KeyOf, Scope, in_batches, sample_contexts
 from edits.limits import Limits, NearCollapse
 from edits.method import default_objective
+from edits.namesakes import WEIGHT
 from edits.objectives import Objective, described
 from edits.recommended import checked_sites, recommended_sites
 from edits.solve import LeastSquares, Solver
@@ -57,6 +58,8 @@ class ClosedForm:
             published (`edits.keys`).
         scope: where a subject is looked at: "prompt", the facts' own, as published; or "subject", wherever it stands,
             and with others in its place left alone (`edits.places`). None takes "subject" for removals.
+        names: what nearly the same names weigh, which should keep their own answers (`edits.namesakes`); 0 leaves them
+            to ordinary text, as published. None takes `edits.namesakes.WEIGHT` for rewrites and 0 for removals.
         spread: how they share it.
         batch: facts solved for together; None for all of them at once, 1 for one after the other. Facts that share a
             key are solved for together, however many: an edit of the second would undo that of the first.
@@ -79,6 +82,7 @@ class ClosedForm:
     layers: int = 1
     key: KeyOf = "balanced"
     scope: Scope | None = None
+    names: float | None = None
     spread: Spread = "even"
     batch: int | None = None
     remember: bool = False
@@ -97,6 +101,8 @@ class ClosedForm:
         check_choice("scope", self.scope, (*SCOPES, None))
         if self.layers < 1 or self.anchor < 0 or (self.batch is not None and self.batch < 1):
             raise SurgeryError("layers and batch of a method must be 1 or more, and its anchor 0 or more")
+        if self.names is not None and self.names < 0:
+            raise SurgeryError(f"nearly the same names weigh 0 or more, not {self.names}")
 
     def __call__(self, model: Model, facts: Sequence[Fact] | Fact, sites: Sequence[Site] | None = None) -> Edit:
         """The edit of all facts. The model's weights are bit-identical before and after, however it ends.
@@ -204,6 +210,9 @@ class ClosedForm:
     def _scope(self, objective: Objective) -> Scope:
         return self.scope or ("subject" if objective.claim == "removed" else "prompt")
 
+    def _names(self, objective: Objective) -> float:
+        return self.names if self.names is not None else 0.0 if objective.claim == "removed" else WEIGHT
+
     def _run(self, model: Model, sites: list[Site], objective: Objective) -> Batches:
         return Batches(
             model,
@@ -212,6 +221,7 @@ class ClosedForm:
             self.statistics,
             key=self.key,
             scope=self._scope(objective),
+            names=self._names(objective),
             spread=self.spread,
             remember=self.remember,
             limits=self.limits,
@@ -235,6 +245,7 @@ class ClosedForm:
             self.search,
             moment=moment,
             scope=self._scope(objective),
+            names=self._names(objective),
             progress=self.progress,
         )
 
@@ -257,6 +268,7 @@ class ClosedForm:
             **described(objective),
             "statistics": run.read,
             "scope": self._scope(objective),
+            "names": self._names(objective),
             "contexts": list(contexts),
             "dtype": str(run.dtype),
             **self.settings(),

@@ -71,7 +71,11 @@ def sample_contexts(model: Model, *, count: int = 10, length: int = 8, seed: int
 
 
 def one_key(
-    keys: Float[Tensor, "contexts d_ff"], moment: SecondMoment | None, slack: float = SLACK
+    keys: Float[Tensor, "contexts d_ff"],
+    moment: SecondMoment | None,
+    slack: float = SLACK,
+    *,
+    near: Float[Tensor, "names d_ff"] | None = None,
 ) -> Float[Tensor, " d_ff"]:
     """One key for all contexts.
 
@@ -79,9 +83,12 @@ def one_key(
         keys: one a context.
         moment: C; without it, the key is their mean.
         slack: added to the diagonal of K^T C^-1 K, in units of its mean.
+        near: keys of nearly the same names, whose outer products C is joined by (`edits.namesakes`).
     """
     if moment is None:
         return keys.mean(0)
+    if near is not None and len(near):
+        moment = moment.plus(near, float(len(near)))
     k = keys.double().cpu()
     gram = k @ whitened(k.T, moment.diagonal, moment.factors)
     gram = gram + slack * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)

@@ -219,7 +219,8 @@ class NullSpace:
     def beside(self, space: Space, others: Float[Tensor, "m d_ff"], weight: float) -> Space:
         """The same directions, ordinary text's; M = l (I + w mean(P k_o k_o^T P) / c), c the mean eigenvalue of C."""
         mean = float(space.moment.diagonal.mean() + space.moment.factors.square().sum() / len(space.moment.diagonal))
-        return dataclasses.replace(space, others=(weight / (len(others) * mean)) ** 0.5 * others.T)
+        more = (weight / (len(others) * mean)) ** 0.5 * others.T
+        return dataclasses.replace(space, others=more if space.others is None else torch.cat([space.others, more], 1))
 
     def __call__(
         self,

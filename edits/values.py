@@ -28,6 +28,7 @@ from torch import Tensor
 
 from edits.descent import Adam, Steepest
 from edits.keys import Scope, by_key, one_key, read_subjects
+from edits.namesakes import namesakes, scaled_keys
 from edits.objectives import Loss, Objective
 from edits.places import elsewhere_rows
 from edits.reading import FullRuns, Reader, Reading, Replayed, Rows, room_for_tokens
@@ -117,6 +118,7 @@ def find_values(
     *,
     moment: SecondMoment | None = None,
     scope: Scope = "prompt",
+    names: float = 0.0,
     progress: bool = False,
 ) -> tuple[Value, ...]:
     """Find the values that make the model say what the objective wants, each on the model as it is.
@@ -132,6 +134,7 @@ def find_values(
         search: how to look.
         moment: of the site's keys, for a key that all contexts respond to alike; without it, it is their mean.
         scope: "subject" to make the key of other places of the subject as well (`edits.places`).
+        names: what nearly the same names weigh in it besides (`edits.namesakes`).
         progress: show a bar where somebody is looking.
 
     Returns:
@@ -143,13 +146,15 @@ def find_values(
     depths = depths_of(objective, model, site)
     groups = [Rows(model, group, objective, contexts, search.essence) for group in by_key(facts)]
     keys = _keys(model, site, groups, contexts if scope == "subject" else ())
+    nearby = namesakes(model, [rows.facts for rows in groups]) if moment and names else [()] * len(groups)
+    near = [scaled_keys(model, one, site, moment, names) if moment else None for one in nearby]
     matrix = model.anatomy.matrix(site).detach().float()
     found: dict[int, Value] = {}
     products = packed_products(model.device, model.dtype)
     with frozen(model.hf), counter(len(groups), "values", show=progress and len(groups) > 1) as shown:
         for chunk in _chunks(groups, model, search):
             read = [groups[i] for i in chunk]
-            joined = torch.stack([one_key(keys[i], moment) for i in chunk])
+            joined = torch.stack([one_key(keys[i], moment, near=near[i]) for i in chunk])
             old = joined @ matrix.T
             reader = _reader(model, site, read, depths, search, products)
             wanted = [[objective.loss(model, fact) for fact in rows.facts] for rows in read]

@@ -70,6 +70,25 @@ def compute(
     return lambda: method(tiny, able(method, tiny_fact, other_fact), [SITE])
 
 
+@pytest.fixture(scope="session")
+def made(
+    tiny: Model, tiny_statistics: Statistics, quick: Quick, tiny_fact: Fact, other_fact: Fact
+) -> tuple[Edit, int]:
+    """The same edit for all who only look at it, and how often the model was run for it."""
+    runs = 0
+
+    def count(module: Any, args: Any, output: Any) -> None:
+        nonlocal runs
+        runs += 1
+
+    method = quick(tiny_statistics)
+    handle = tiny.hf.get_input_embeddings().register_forward_hook(count)
+    try:
+        return method(tiny, able(method, tiny_fact, other_fact), [SITE]), runs
+    finally:
+        handle.remove()
+
+
 @everywhere
 def test_computing_an_edit_changes_nothing_and_applying_it_does(
     tiny: Model, compute: Callable[[], Edit], tiny_fact: Fact, other_fact: Fact
@@ -88,16 +107,10 @@ def test_computing_an_edit_changes_nothing_and_applying_it_does(
 
 
 @everywhere
-def test_an_edit_that_is_broken_off_leaves_the_weights_as_they_were(tiny: Model, compute: Callable[[], Edit]) -> None:
-    base, runs = tiny.fingerprint, 0
-
-    def count(module: Any, args: Any, output: Any) -> None:
-        nonlocal runs
-        runs += 1
-
-    handle = tiny.hf.get_input_embeddings().register_forward_hook(count)
-    compute()
-    handle.remove()
+def test_an_edit_that_is_broken_off_leaves_the_weights_as_they_were(
+    tiny: Model, compute: Callable[[], Edit], made: tuple[Edit, int]
+) -> None:
+    base, (_, runs) = tiny.fingerprint, made
     assert runs > 1
     for error, call in ((KeyboardInterrupt, 1), (RuntimeError, runs // 2 + 1), (KeyboardInterrupt, runs)):
         calls = iter(range(1, 1000))
@@ -117,24 +130,30 @@ def test_an_edit_that_is_broken_off_leaves_the_weights_as_they_were(tiny: Model,
         assert tiny.fingerprint == base
 
 
-@everywhere
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_undoing_brings_back_every_bit(
-    tiny: Model, tiny_statistics: Statistics, quick: Quick, tiny_fact: Fact, dtype: torch.dtype
-) -> None:
-    model, statistics = tiny, tiny_statistics
-    if dtype != torch.float32:
-        model = load((copy.deepcopy(tiny.hf).to(dtype), tiny.tokenizer))
-        statistics = dataclasses.replace(tiny_statistics, fingerprints=(model.fingerprint,))
+def undone(model: Model, edit: Edit) -> None:
     base = model.fingerprint
-    method = quick(statistics)
-    edit = method(model, able(method, tiny_fact), [SITE])
-    assert model.fingerprint == base
     undo = edit.apply(model)
     assert undo.changed > 0
     assert model.fingerprint != base
     undo()
     assert model.fingerprint == base
+
+
+@everywhere
+def test_undoing_brings_back_every_bit(tiny: Model, made: tuple[Edit, int]) -> None:
+    undone(tiny, made[0])
+
+
+@everywhere
+def test_undoing_brings_back_every_bit_of_half_as_many(
+    tiny: Model, tiny_statistics: Statistics, quick: Quick, tiny_fact: Fact
+) -> None:
+    model = load((copy.deepcopy(tiny.hf).to(torch.bfloat16), tiny.tokenizer))
+    method = quick(dataclasses.replace(tiny_statistics, fingerprints=(model.fingerprint,)))
+    base = model.fingerprint
+    edit = method(model, able(method, tiny_fact), [SITE])
+    assert model.fingerprint == base
+    undone(model, edit)
 
 
 def test_the_same_weights_stored_the_other_way_round_get_the_same_edit(quick: Quick, tiny_fact: Fact) -> None:
@@ -162,10 +181,9 @@ def test_the_same_weights_stored_the_other_way_round_get_the_same_edit(quick: Qu
 
 @everywhere
 def test_a_file_holds_the_whole_edit_and_fits_its_weights_only(
-    tiny: Model, tiny_statistics: Statistics, quick: Quick, tiny_fact: Fact, tmp_path: Path
+    tiny: Model, made: tuple[Edit, int], tiny_fact: Fact, tmp_path: Path
 ) -> None:
-    method = quick(tiny_statistics)
-    edit = method(tiny, able(method, tiny_fact), [SITE])
+    edit, _ = made
     back = Edit.load(edit.save(tmp_path / "edit.safetensors"))
     for delta, kept in zip(edit.deltas, back.deltas, strict=True):
         assert torch.equal(delta.left, kept.left)

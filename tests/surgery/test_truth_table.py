@@ -23,6 +23,7 @@ from surgery.verification.verdicts import DEPTH
 
 TRIED = [name for name in ATTACKS if name not in ("reversed", "two hops")]
 """The toy speaks of nobody's capital, and its relations are not shipped."""
+TOYS = ("llama",)
 LINES = Thresholds(drift=0.5)
 """Some ninety facts in four small layers lie closer together than a language model's."""
 

@@ -1,0 +1,103 @@
+"""Nearly the same names: subjects that share words with an edited one, and should keep their own answers.
+
+A key is read at a subject's last token, and much of it is that token's and those just before: an edit of "Airbus A350"
+reaches "Airbus A330" with three quarters of its change, one of "Irvine High School" "Woodbridge High School" with nine
+tenths. Ordinary text holds too few of such names for its second moment C to tell them apart. So they are made up:
+
+1. Names: each token of a subject in turn is replaced by those that the model finds likeliest in its place and that
+   look like it (both begin a word or both do not, with a digit, a capital or a small letter). A text's first token
+   stays, for there is nothing before it to be likely after. Names in a fact's neighbours are left out: neighbours
+   judge an edit and are not looked at to make it.
+2. Keys k_o at the end of each name, behind the prompt's own words.
+3. C' = C + w mean(k_o k_o^T), with w = weight / mean(k_o^T C^-1 k_o): in directions that names share, a change is so
+   many times dearer than by C, whatever the norms of the model's keys.
+4. A subject's one key is balanced by its own C', so that its contexts still respond alike (`edits.keys`); a solver's
+   metric has the names of all subjects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from edits.keys import read_ends
+from edits.moment import SecondMoment
+from edits.solve import whitened
+from surgery.fact import Fact
+from surgery.model import Model
+from surgery.predict import text_of
+from surgery.site import Site
+from surgery.tokens import ask_fact, by_length, pad
+
+WEIGHT = 30.0
+EACH = 6
+"""Names a token."""
+MOST = 1500
+"""Names of one batch; its subjects share them."""
+TRIED = 1000
+"""How far down the model's likeliest tokens one is looked for that looks like the subject's."""
+ROWS = 32
+
+
+def namesakes(model: Model, groups: Sequence[Sequence[Fact]]) -> list[list[tuple[int, ...]]]:
+    """Token ids that end with nearly the subject of each group of facts, behind the words of each of its prompts."""
+    found = iter(_named(model, [fact for group in groups for fact in group]))
+    return [[row for _ in group for row in next(found)] for group in groups]
+
+
+def scaled_keys(
+    model: Model, rows: Sequence[Sequence[int]], site: Site, moment: SecondMoment, weight: float
+) -> Float[Tensor, "names d_ff"]:
+    """Keys of one subject's names, so long that C' = C + their k k^T summed; on the CPU."""
+    if not rows:
+        return torch.empty(0, model.anatomy.d_ff)
+    keys = read_ends(model, rows, site)[0].cpu()
+    k = keys.double().T
+    usual = (k * whitened(k, moment.diagonal, moment.factors)).sum(0).mean()
+    return float(weight / (usual * len(keys))) ** 0.5 * keys
+
+
+@torch.no_grad()
+def _named(model: Model, facts: Sequence[Fact]) -> list[list[tuple[int, ...]]]:
+    """Token ids that end with nearly each fact's subject; none of a fact without one."""
+    asked = {i: ask_fact(model.tokenizer, fact, fact.target) for i, fact in enumerate(facts) if fact.subject}
+    found: list[list[tuple[int, ...]]] = [[] for _ in facts]
+    near = ["\n".join(one.prompt for one in fact.neighbours).casefold() for fact in facts]
+    places = [(i, at) for i, (_, span) in asked.items() for at in range(max(1, span.start), span.stop)]
+    rows = [asked[i][0].ids[:at] for i, at in places]
+    for part in by_length(rows, ROWS):
+        batch = pad([rows[n] for n in part], device=model.device)
+        likeliest = model.logits_at(batch, batch.columns([-1] * len(part))).topk(min(TRIED, model.anatomy.vocab))
+        for n, candidates in zip(part, likeliest.indices.tolist(), strict=True):
+            i, at = places[n]
+            question, span = asked[i]
+            own = question.ids[: span.stop]
+            names = [(*own[:at], other, *own[at + 1 :]) for other in _alike(model, own[at], candidates)]
+            found[i] += [one for one in names if text_of(model, one[span.start :]).strip().casefold() not in near[i]]
+    return [_spread(names, max(2, MOST // len(asked))) for names in found]
+
+
+def _alike(model: Model, token: int, candidates: Sequence[int]) -> list[int]:
+    """The first of the candidates that look like a token, without itself."""
+    wanted, alike = _look(model, token), []
+    for other in candidates:
+        if other != token and _look(model, other) == wanted:
+            alike.append(other)
+            if len(alike) == EACH:
+                break
+    return alike
+
+
+def _look(model: Model, token: int) -> tuple[bool, str]:
+    text = str(model.tokenizer.decode([token]))
+    first = text.strip()[:1]
+    kind = next((name for name in ("isdigit", "isupper", "islower") if getattr(first, name)()), "other")
+    return text[:1].isspace(), kind
+
+
+def _spread(names: list[tuple[int, ...]], most: int) -> list[tuple[int, ...]]:
+    """At most so many of them, from all over."""
+    return names if len(names) <= most else [names[n * len(names) // most] for n in range(most)]
