@@ -37,7 +37,7 @@ EACH = 6
 """Names a token."""
 MOST = 1500
 """Names of one batch; its subjects share them."""
-TRIED = 1000
+TRIED = 300
 """How far down the model's likeliest tokens one is looked for that looks like the subject's."""
 ROWS = 32
 
@@ -66,17 +66,17 @@ def _named(model: Model, facts: Sequence[Fact]) -> list[list[tuple[int, ...]]]:
     asked = {i: ask_fact(model.tokenizer, fact, fact.target) for i, fact in enumerate(facts) if fact.subject}
     found: list[list[tuple[int, ...]]] = [[] for _ in facts]
     near = ["\n".join(one.prompt for one in fact.neighbours).casefold() for fact in facts]
-    places = [(i, at) for i, (_, span) in asked.items() for at in range(max(1, span.start), span.stop)]
-    rows = [asked[i][0].ids[:at] for i, at in places]
-    for part in by_length(rows, ROWS):
-        batch = pad([rows[n] for n in part], device=model.device)
-        likeliest = model.logits_at(batch, batch.columns([-1] * len(part))).topk(min(TRIED, model.anatomy.vocab))
-        for n, candidates in zip(part, likeliest.indices.tolist(), strict=True):
-            i, at = places[n]
-            question, span = asked[i]
-            own = question.ids[: span.stop]
-            names = [(*own[:at], other, *own[at + 1 :]) for other in _alike(model, own[at], candidates)]
-            found[i] += [one for one in names if text_of(model, one[span.start :]).strip().casefold() not in near[i]]
+    for part in by_length([question.ids[: span.stop] for question, span in asked.values()], ROWS):
+        chosen = [list(asked.items())[n] for n in part]
+        batch = pad([question.ids[: span.stop] for _, (question, span) in chosen], device=model.device)
+        states = model.normed_states(batch)
+        for row, (i, (question, span)) in enumerate(chosen):
+            own, first = question.ids[: span.stop], max(1, span.start)
+            before = int(batch.starts[row]) + torch.arange(first - 1, span.stop - 1)
+            likeliest = model.anatomy.head(states[row, before]).topk(min(TRIED, model.anatomy.vocab)).indices.tolist()
+            for at, candidates in enumerate(likeliest, first):
+                names = [(*own[:at], other, *own[at + 1 :]) for other in _alike(model, own[at], candidates)]
+                found[i] += [name for name in names if _text(model, name, span.start) not in near[i]]
     return [_spread(names, max(2, MOST // len(asked))) for names in found]
 
 
@@ -96,6 +96,10 @@ def _look(model: Model, token: int) -> tuple[bool, str]:
     first = text.strip()[:1]
     kind = next((name for name in ("isdigit", "isupper", "islower") if getattr(first, name)()), "other")
     return text[:1].isspace(), kind
+
+
+def _text(model: Model, row: Sequence[int], start: int) -> str:
+    return text_of(model, row[start:]).strip().casefold()
 
 
 def _spread(names: list[tuple[int, ...]], most: int) -> list[tuple[int, ...]]:
