@@ -40,12 +40,13 @@ from surgery.verification.drift import perplexity
 ROME = edits.ValueSearch(steps=20, step=1 / 60, rule="adam", decay=0.5, method="plain")
 MEMIT = edits.ValueSearch(steps=25, step=1 / 60, rule="adam", decay=0.033, clamp=2.9, method="plain")
 PUBLISHED = {
-    "ROME as published": edits.RankOne(count=20, length=10, key="mean", search=ROME, progress=False),
+    "ROME as published": edits.RankOne(count=20, length=10, key="mean", names=0.0, search=ROME, progress=False),
     "MEMIT as published": edits.Mass(
         layers=5,
         count=5,
         length=10,
         key="mean",
+        names=0.0,
         search=MEMIT,
         solver=edits.LeastSquares(weight=15_000.0),
         progress=False,
@@ -88,7 +89,7 @@ class Values:
         """The facts' values on the model as it came, and how long the search took."""
         site = method.sites(self._model)[-1]
         settings = (method.search, method.objective, method.contexts, method.count, method.length, method.seed)
-        key = f"{site} {settings} {method.key} {method.scope} {facts}"
+        key = f"{site} {settings} {method.key} {method.scope} {method.names} {facts}"
         if key not in self._found:
             clock = time.perf_counter()
             values = method.find(self._model, facts)

@@ -138,7 +138,7 @@ class Batches:
         return self._solver.beside(space, keys.cpu(), WEIGHT)
 
     def _read(
-        self, values: Sequence[Value], site: Site, near: Sequence[Float[Tensor, "names d_ff"]]
+        self, values: Sequence[Value], site: Site, near: Sequence[Float[Tensor, "_ d_ff"]]
     ) -> tuple[Float[Tensor, "values d_ff"], Float[Tensor, "values d_model"] | None]:
         """Keys of the values at a site, and mean states above the highest one over contexts."""
         if len(self.sites) == 1:

@@ -77,7 +77,7 @@ def _named(model: Model, facts: Sequence[Fact]) -> list[list[tuple[int, ...]]]:
             for at, candidates in enumerate(likeliest, first):
                 names = [(*own[:at], other, *own[at + 1 :]) for other in _alike(model, own[at], candidates)]
                 found[i] += [name for name in names if _text(model, name, span.start) not in near[i]]
-    return [_spread(names, max(2, MOST // len(asked))) for names in found]
+    return [_spread(names, max(2, MOST // max(1, len(asked)))) for names in found]
 
 
 def _alike(model: Model, token: int, candidates: Sequence[int]) -> list[int]:

@@ -37,8 +37,15 @@ from surgery.predict import rate
 from surgery.tokens import ask_fact
 
 SITES = [Site.at(layer, "mlp") for layer in range(3)]
-# the mean key, as published
-SAME: dict[str, Any] = {"contexts": CONTEXTS, "key": "mean", "search": SEARCH, "progress": False, "limits": FAR}
+# the mean key and ordinary text alone, as published
+SAME: dict[str, Any] = {
+    "contexts": CONTEXTS,
+    "key": "mean",
+    "names": 0.0,
+    "search": SEARCH,
+    "progress": False,
+    "limits": FAR,
+}
 
 
 @torch.no_grad()

@@ -10,7 +10,8 @@ import torch
 from sweeping import FAR
 
 from edits import Neutral, RankOne, Replace, Statistics, ValueSearch
-from edits.values import find_value
+from edits.namesakes import WEIGHT
+from edits.values import find_values
 from surgery import Edit, Fact, Model, Site, SurgeryError
 
 SITE = Site("L1.mlp")
@@ -25,9 +26,9 @@ def small(statistics: Statistics, **settings: Any) -> RankOne:
 def test_the_edited_matrix_gives_the_key_its_new_value(
     tiny: Model, tiny_statistics: Statistics, tiny_fact: Fact
 ) -> None:
-    edit = small(tiny_statistics)(tiny, tiny_fact, [SITE])
-    moment = tiny_statistics.layers[SITE.layer]
-    value = find_value(tiny, tiny_fact, SITE, Replace(), CONTEXTS, ValueSearch(steps=3), moment)
+    method = small(tiny_statistics)
+    edit = method(tiny, tiny_fact, [SITE])
+    (value,) = method.find(tiny, tiny_fact, [SITE])
     with edit.applied(tiny):
         found = tiny.anatomy.matrix(SITE).double() @ value.key.double()
     wanted = value.old.double() + value.shift.double()
@@ -49,7 +50,8 @@ def test_facts_are_edited_one_after_the_other(
     assert not torch.equal(both.left[:, 1:], alone.left)
     with first.applied(gpt2):
         moment = gpt2_statistics.layers[SITE.layer]
-        second = find_value(gpt2, other_fact, SITE, Replace(), CONTEXTS, ValueSearch(steps=3), moment)
+        given = (gpt2, [other_fact], SITE, Replace(), CONTEXTS, ValueSearch(steps=3))
+        (second,) = find_values(*given, moment=moment, names=WEIGHT)
     torch.testing.assert_close(both.left[:, 1], second.shift, rtol=1e-4, atol=1e-6)
 
 
