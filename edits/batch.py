@@ -41,6 +41,7 @@ class Batches:
         deltas: of everything written, by layer.
         values: of everything written.
         log: an entry a fact.
+        names: what nearly the same names weigh, a subject.
         read: what the key statistics of each layer were fitted on.
         pilot: mean |v*| of the first batches' values, `PILOTS` or more; 0 before there are any.
         anchor: |v*| of all values where they are brought to one length, then their pilot; 0 where they are not.
@@ -61,7 +62,7 @@ class Batches:
         limits: Limits,
     ) -> None:
         self._model, self.sites, self._solver = model, list(sites), solver
-        self._key, self._scope, self._names, self._spread = key, scope, names, spread
+        self._key, self._scope, self.names, self._spread = key, scope, names, spread
         self._remember, self._limits = remember, limits
         self.base, self.dtype = model.fingerprint, model.dtype
         self._spaces = {}
@@ -94,9 +95,9 @@ class Batches:
             self.pilot = self.anchor or mean_norm([*self.values, *values])
         written, solutions, keys = dict(self.deltas), {}, {}
         wanted: Tensor | None = None
-        names = namesakes(self._model, [value.facts for value in values]) if self._names else [()] * len(values)
+        names = namesakes(self._model, [value.facts for value in values]) if self.names else [()] * len(values)
         for i, site in enumerate(self.sites):
-            near = [scaled_keys(self._model, one, site, self._spaces[site.layer].moment, self._names) for one in names]
+            near = [scaled_keys(self._model, one, site, self._spaces[site.layer].moment, self.names) for one in names]
             keys[site.layer], states = self._read(values, site, near)
             missing = torch.stack([value.shift for value in values])
             if states is not None:

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from edits.batch import Batches, anchored, mean_norm
-from edits.keys import KEYS, SCOPES, KeyOf, Scope, in_batches, sample_contexts
+from edits.keys import KEYS, SCOPES, KeyOf, Scope, by_key, in_batches, sample_contexts
 from edits.limits import Limits, NearCollapse
 from edits.method import default_objective
 from edits.namesakes import WEIGHT
@@ -58,8 +58,9 @@ class ClosedForm:
             published (`edits.keys`).
         scope: where a subject is looked at: "prompt", the facts' own, as published; or "subject", wherever it stands,
             and with others in its place left alone (`edits.places`). None takes "subject" for removals.
-        names: what nearly the same names weigh, which should keep their own answers (`edits.namesakes`); 0 leaves them
-            to ordinary text, as published. None takes `edits.namesakes.WEIGHT` for rewrites and 0 for removals.
+        names: what nearly the same names weigh, which should keep their own answers (`edits.namesakes`), where one
+            subject is edited; n^-1/2 of it each for n of them. 0 leaves them to ordinary text, as published; None
+            takes `edits.namesakes.WEIGHT` for rewrites and 0 for removals.
         spread: how they share it.
         batch: facts solved for together; None for all of them at once, 1 for one after the other. Facts that share a
             key are solved for together, however many: an edit of the second would undo that of the first.
@@ -113,15 +114,16 @@ class ClosedForm:
             NearCollapse: one more batch would pass a limit; the error holds the edit of the facts before it.
         """
         facts, objective, chosen = self._given(model, facts, sites)
-        contexts, run = self._contexts(model), self._run(model, chosen, objective)
+        contexts, run = self._contexts(model), self._run(model, chosen, objective, facts)
         moment = run.moment(chosen[-1])
         batches = in_batches(facts, self.batch)
         try:
             if self.anchor and len(batches[0]) < self.anchor:
-                pilots = self._values(model, facts[: self.anchor], chosen[-1], objective, contexts, moment)
+                few = facts[: self.anchor]
+                pilots = self._values(model, few, chosen[-1], objective, contexts, moment, run.names)
                 run.anchor = mean_norm(pilots)
             for batch in bar(batches, f"{self.name} edits", show=self.progress and len(batches) > 1):
-                values = self._values(model, batch, chosen[-1], objective, contexts, moment)
+                values = self._values(model, batch, chosen[-1], objective, contexts, moment, run.names)
                 run.add(self._anchored(run, values))
         except NearCollapse as error:
             raise self._partial(error, run, objective, contexts, len(facts)) from None
@@ -145,7 +147,7 @@ class ClosedForm:
         if self.key == "balanced":
             base = model.fingerprint
             moment = (self.statistics or find_statistics(model, site.layer, base)).of(model, site.layer, base)
-        return self._values(model, facts, site, objective, self._contexts(model), moment)
+        return self._values(model, facts, site, objective, self._contexts(model), moment, self._names(objective, facts))
 
     def solve(self, model: Model, values: Sequence[Value], sites: Sequence[Site] | None = None) -> Edit:
         """The edit that gives keys their values, all in one batch on the weights as they are.
@@ -155,7 +157,7 @@ class ClosedForm:
             NearCollapse: it would pass a limit.
         """
         facts, objective, chosen = self._given(model, [fact for value in values for fact in value.facts], sites)
-        run = self._run(model, chosen, objective)
+        run = self._run(model, chosen, objective, facts)
         try:
             run.add(self._anchored(run, values))
         except NearCollapse as error:
@@ -210,10 +212,12 @@ class ClosedForm:
     def _scope(self, objective: Objective) -> Scope:
         return self.scope or ("subject" if objective.claim == "removed" else "prompt")
 
-    def _names(self, objective: Objective) -> float:
-        return self.names if self.names is not None else 0.0 if objective.claim == "removed" else WEIGHT
+    def _names(self, objective: Objective, facts: Sequence[Fact]) -> float:
+        """What names weigh a subject: changes are longer for their sake, and lengths of many add up in squares."""
+        usual = 0.0 if objective.claim == "removed" else WEIGHT
+        return (usual if self.names is None else self.names) / len(by_key(facts)) ** 0.5
 
-    def _run(self, model: Model, sites: list[Site], objective: Objective) -> Batches:
+    def _run(self, model: Model, sites: list[Site], objective: Objective, facts: Sequence[Fact]) -> Batches:
         return Batches(
             model,
             sites,
@@ -221,7 +225,7 @@ class ClosedForm:
             self.statistics,
             key=self.key,
             scope=self._scope(objective),
-            names=self._names(objective),
+            names=self._names(objective, facts),
             spread=self.spread,
             remember=self.remember,
             limits=self.limits,
@@ -235,6 +239,7 @@ class ClosedForm:
         objective: Objective,
         contexts: Sequence[str],
         moment: SecondMoment | None,
+        names: float,
     ) -> tuple[Value, ...]:
         return find_values(
             model,
@@ -245,7 +250,7 @@ class ClosedForm:
             self.search,
             moment=moment,
             scope=self._scope(objective),
-            names=self._names(objective),
+            names=names,
             progress=self.progress,
         )
 
@@ -268,7 +273,7 @@ class ClosedForm:
             **described(objective),
             "statistics": run.read,
             "scope": self._scope(objective),
-            "names": self._names(objective),
+            "names": run.names,
             "contexts": list(contexts),
             "dtype": str(run.dtype),
             **self.settings(),

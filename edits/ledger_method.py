@@ -3,7 +3,8 @@
 A ledger finds every value on the base weights and solves for all of them in one batch. So settings that say how a call
 goes from one batch to the next do not apply: `batch` and `remember` become those of one batch of all, which is what
 they approach (`edits.grid`, step 4), and `anchor`, which holds values to the length they had on the model as it came,
-is refused, for they are that. Rank-one editing becomes one batch in which every fact gets its value exactly.
+is refused, for they are that. So are `names`, whose weight in a value's key depends on how many facts there are. Rank-
+one editing becomes one batch in which every fact gets its value exactly.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def ledger_method(model: Model, method: object) -> ClosedForm:
     """
     method = checked_method(method)
     contexts = method.contexts or sample_contexts(model, count=method.count, length=method.length, seed=method.seed)
-    fixed = dataclasses.replace(method, contexts=tuple(contexts), batch=None, remember=False, progress=False)
+    fixed = dataclasses.replace(method, contexts=tuple(contexts), names=0.0, batch=None, remember=False, progress=False)
     try:
         return method_of(json.loads(canonical(method_record(fixed))), fixed.statistics)
     except TypeError as error:
@@ -52,7 +53,8 @@ def checked_method(method: object) -> ClosedForm:
     """A method that a ledger can take.
 
     Raises:
-        SurgeryError: it is no closed form of this package, names no objective, or brings values to an anchor.
+        SurgeryError: it is no closed form of this package, names no objective, brings values to an anchor, or weighs
+            nearly the same names.
     """
     name = getattr(method, "name", type(method).__name__)
     kinds = {key: made for key, made in METHODS.items() if isinstance(made, type) and issubclass(made, ClosedForm)}
@@ -67,6 +69,11 @@ def checked_method(method: object) -> ClosedForm:
         raise SurgeryError(
             f"{name} anchors values to those of the model as it came, but a ledger finds all of them there; leave the "
             "anchor away, or choose another method"
+        )
+    if method.names:
+        raise SurgeryError(
+            "what nearly the same names weigh in a value depends on how many facts there are, which changes in a "
+            "ledger; leave names away"
         )
     return method
 

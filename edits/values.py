@@ -156,9 +156,10 @@ def find_values(
             read = [groups[i] for i in chunk]
             joined = torch.stack([one_key(keys[i], moment, near=near[i]) for i in chunk])
             old = joined @ matrix.T
+            usual = torch.stack([one_key(keys[i], moment) for i in chunk]) @ matrix.T  # names have no say in |v|
             reader = _reader(model, site, read, depths, search, products)
             wanted = [[objective.loss(model, fact) for fact in rows.facts] for rows in read]
-            ended = _descend(reader, read, wanted, old, search, shown.update)
+            ended = _descend(reader, read, wanted, usual, search, shown.update)
             for i, key, before, (shift, losses) in zip(chunk, joined, old, ended, strict=True):
                 agreement = float(torch.nn.functional.cosine_similarity(keys[i], key[None], dim=1).min())
                 rows = groups[i]

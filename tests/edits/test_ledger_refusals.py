@@ -67,6 +67,7 @@ def test_methods_that_cannot_be_solved_again_are_refused(
         (Own(statistics=gpt2_statistics, objective=Suppress()), "cannot take 'rank-one' back fact by fact"),
         (small(gpt2_statistics, objective=None), "one objective for all its facts; give the method one"),
         (small(gpt2_statistics, anchor=8), "anchors values to those of the model as it came"),
+        (small(gpt2_statistics, names=3.0), "leave names away"),
     ):
         with pytest.raises(SurgeryError, match=message):
             Ledger.create(tmp_path / "none", gpt2, method, SITES)

@@ -71,9 +71,7 @@ def compute(
 
 
 @pytest.fixture(scope="session")
-def made(
-    tiny: Model, tiny_statistics: Statistics, quick: Quick, tiny_fact: Fact, other_fact: Fact
-) -> tuple[Edit, int]:
+def made(tiny: Model, tiny_statistics: Statistics, quick: Quick, tiny_fact: Fact, other_fact: Fact) -> tuple[Edit, int]:
     """The same edit for all who only look at it, and how often the model was run for it."""
     runs = 0
 

@@ -87,7 +87,9 @@ def test_contexts_still_respond_alike() -> None:
         found = keys.double() @ inverse @ key.double()
         return found / (key.double() @ inverse @ key.double())
 
-    torch.testing.assert_close(responses(one_key(keys, moment, 0.0, near=near)), torch.ones(3).double(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        responses(one_key(keys, moment, 0.0, near=near)), torch.ones(3).double(), atol=1e-5, rtol=0
+    )
     assert (responses(one_key(keys, moment, 0.0)) - 1).abs().max() > 0.05
 
 
@@ -121,8 +123,15 @@ def test_a_namesake_keeps_its_answer(smol: Model, unchanged: Callable[[Model], N
 
 def test_removals_leave_them_to_ordinary_text_unless_told() -> None:
     method = edits.RankOne(progress=False)
-    assert method._names(edits.Replace()) == edits.namesakes.WEIGHT
-    assert method._names(edits.Neutral()) == 0.0
-    assert edits.RankOne(names=3.0)._names(edits.Neutral()) == 3.0
+    assert method._names(edits.Replace(), [PLANE]) == edits.namesakes.WEIGHT
+    assert method._names(edits.Neutral(), [PLANE]) == 0.0
+    assert edits.RankOne(names=3.0)._names(edits.Neutral(), [PLANE]) == 3.0
     with pytest.raises(SurgeryError, match="nearly the same names weigh 0 or more, not -1"):
         edits.RankOne(names=-1.0)
+
+
+def test_many_subjects_have_their_names_weigh_less_each() -> None:
+    facts = [PLANE.replace(subject=f"Airbus A{number}") for number in (310, 320, 330, 340)]
+    again = [PLANE.replace(subject="Airbus A310", template="The {} is made by")]
+    assert edits.Mass(names=8.0)._names(edits.Replace(), facts) == 4.0
+    assert edits.Mass(names=8.0)._names(edits.Replace(), facts + again) == 4.0

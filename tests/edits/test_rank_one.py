@@ -51,7 +51,7 @@ def test_facts_are_edited_one_after_the_other(
     with first.applied(gpt2):
         moment = gpt2_statistics.layers[SITE.layer]
         given = (gpt2, [other_fact], SITE, Replace(), CONTEXTS, ValueSearch(steps=3))
-        (second,) = find_values(*given, moment=moment, names=WEIGHT)
+        (second,) = find_values(*given, moment=moment, names=WEIGHT / 2**0.5)
     torch.testing.assert_close(both.left[:, 1], second.shift, rtol=1e-4, atol=1e-6)
 
 
