@@ -3,8 +3,8 @@
 A ledger finds every value on the base weights and solves for all of them in one batch. So settings that say how a call
 goes from one batch to the next do not apply: `batch` and `remember` become those of one batch of all, which is what
 they approach (`edits.grid`, step 4), and `anchor`, which holds values to the length they had on the model as it came,
-is refused, for they are that. So are `names`, whose weight in a value's key depends on how many facts there are. Rank-
-one editing becomes one batch in which every fact gets its value exactly.
+is refused, for they are that. So are `names`, whose weight in a value's key depends on how many facts there are.
+Rank-one editing becomes one batch in which every fact gets its value exactly.
 """
 
 from __future__ import annotations
