@@ -59,7 +59,7 @@ class ClosedForm:
         scope: where a subject is looked at: "prompt", the facts' own, as published; or "subject", wherever it stands,
             and with others in its place left alone (`edits.places`). None takes "subject" for removals.
         names: what nearly the same names weigh, which should keep their own answers (`edits.namesakes`), where one
-            subject is edited; n^-1/2 of it each for n of them. 0 leaves them to ordinary text, as published; None
+            subject is edited; n^-1/4 of it each for n of them. 0 leaves them to ordinary text, as published; None
             takes `edits.namesakes.WEIGHT` for rewrites and 0 for removals.
         spread: how they share it.
         batch: facts solved for together; None for all of them at once, 1 for one after the other. Facts that share a
@@ -213,9 +213,9 @@ class ClosedForm:
         return self.scope or ("subject" if objective.claim == "removed" else "prompt")
 
     def _names(self, objective: Objective, facts: Sequence[Fact]) -> float:
-        """What names weigh a subject: changes are longer for their sake, and lengths of many add up in squares."""
+        """What names weigh a subject: changes are longer for their sake, which adds up where there are many."""
         usual = 0.0 if objective.claim == "removed" else WEIGHT
-        return (usual if self.names is None else self.names) / len(by_key(facts)) ** 0.5
+        return (usual if self.names is None else self.names) / len(by_key(facts)) ** 0.25
 
     def _run(self, model: Model, sites: list[Site], objective: Objective, facts: Sequence[Fact]) -> Batches:
         return Batches(
