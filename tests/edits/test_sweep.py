@@ -34,6 +34,8 @@ from locate.profile import ROLES
 from surgery import Fact, Model, Site, SurgeryError, WrongWeights, rate
 from surgery.verification.drift import drift, log_probs
 
+TOYS = ("llama",)
+
 
 @pytest.fixture(autouse=True)
 def forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ PROMPTS = {
 
 
 def traced(model: Model, fact: Fact, *, tokens: int | None = None) -> tuple[Trace, ...]:
-    return causal_traces(model, fact, samples=1, positions="last-subject", tokens=tokens)
+    return causal_traces(model, fact, kinds=("state",), samples=1, positions="last-subject", tokens=tokens)
 
 
 @pytest.mark.parametrize("fact", PROMPTS.values(), ids=PROMPTS)
