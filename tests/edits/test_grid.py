@@ -37,15 +37,8 @@ from surgery.predict import rate
 from surgery.tokens import ask_fact
 
 SITES = [Site.at(layer, "mlp") for layer in range(3)]
-# the mean key and ordinary text alone, as published
-SAME: dict[str, Any] = {
-    "contexts": CONTEXTS,
-    "key": "mean",
-    "names": 0.0,
-    "search": SEARCH,
-    "progress": False,
-    "limits": FAR,
-}
+PUBLISHED: dict[str, Any] = {"key": "mean", "names": 0.0}
+SAME: dict[str, Any] = {"contexts": CONTEXTS, "search": SEARCH, "progress": False, "limits": FAR, **PUBLISHED}
 
 
 @torch.no_grad()
