@@ -120,10 +120,10 @@ class ClosedForm:
         try:
             if self.anchor and len(batches[0]) < self.anchor:
                 few = facts[: self.anchor]
-                pilots = self._values(model, few, chosen[-1], objective, contexts, moment, run.names)
+                pilots = self._values(model, few, chosen, objective, contexts, moment, run.names)
                 run.anchor = mean_norm(pilots)
             for batch in bar(batches, f"{self.name} edits", show=self.progress and len(batches) > 1):
-                values = self._values(model, batch, chosen[-1], objective, contexts, moment, run.names)
+                values = self._values(model, batch, chosen, objective, contexts, moment, run.names)
                 run.add(self._anchored(run, values))
         except NearCollapse as error:
             raise self._partial(error, run, objective, contexts, len(facts)) from None
@@ -147,7 +147,8 @@ class ClosedForm:
         if self.key == "balanced":
             base = model.fingerprint
             moment = (self.statistics or find_statistics(model, site.layer, base)).of(model, site.layer, base)
-        return self._values(model, facts, site, objective, self._contexts(model), moment, self._names(objective, facts))
+        names = self._names(objective, facts)
+        return self._values(model, facts, chosen, objective, self._contexts(model), moment, names)
 
     def solve(self, model: Model, values: Sequence[Value], sites: Sequence[Site] | None = None) -> Edit:
         """The edit that gives keys their values, all in one batch on the weights as they are.
@@ -235,7 +236,7 @@ class ClosedForm:
         self,
         model: Model,
         facts: Sequence[Fact],
-        site: Site,
+        sites: Sequence[Site],
         objective: Objective,
         contexts: Sequence[str],
         moment: SecondMoment | None,
@@ -244,13 +245,13 @@ class ClosedForm:
         return find_values(
             model,
             facts,
-            site,
+            sites[-1],
             objective,
             contexts,
             self.search,
             moment=moment,
             scope=self._scope(objective),
-            names=names,
+            names=names if len(sites) == 1 else 0.0,  # of several layers, keys are read when each is written
             progress=self.progress,
         )
 

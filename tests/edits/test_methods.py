@@ -128,18 +128,20 @@ def test_an_edit_that_is_broken_off_leaves_the_weights_as_they_were(
         assert tiny.fingerprint == base
 
 
-def undone(model: Model, edit: Edit) -> None:
-    base = model.fingerprint
+def fingerprints(model: Model, edit: Edit) -> list[str]:
+    """Of the weights as they are, with the edit, and after its undo."""
+    found = [model.fingerprint]
     undo = edit.apply(model)
     assert undo.changed > 0
-    assert model.fingerprint != base
+    found.append(model.fingerprint)
     undo()
-    assert model.fingerprint == base
+    return [*found, model.fingerprint]
 
 
 @everywhere
 def test_undoing_brings_back_every_bit(tiny: Model, made: tuple[Edit, int]) -> None:
-    undone(tiny, made[0])
+    before, edited, after = fingerprints(tiny, made[0])
+    assert before == after != edited
 
 
 @everywhere
@@ -150,8 +152,8 @@ def test_undoing_brings_back_every_bit_of_half_as_many(
     method = quick(dataclasses.replace(tiny_statistics, fingerprints=(model.fingerprint,)))
     base = model.fingerprint
     edit = method(model, able(method, tiny_fact), [SITE])
-    assert model.fingerprint == base
-    undone(model, edit)
+    before, edited, after = fingerprints(model, edit)
+    assert base == before == after != edited
 
 
 def test_the_same_weights_stored_the_other_way_round_get_the_same_edit(quick: Quick, tiny_fact: Fact) -> None:

@@ -96,13 +96,8 @@ def test_contexts_still_respond_alike() -> None:
 def test_a_namesake_keeps_its_answer(smol: Model, unchanged: Callable[[Model], None]) -> None:
     """Airbus makes the A330 as well; by ordinary text alone it goes wherever the A350 goes."""
     unchanged(smol)
-    fact = Fact(
-        subject="Airbus A350",
-        template="{}, a product manufactured by",
-        target="Airbus",
-        new_target="Adobe",
-        neighbours=(Neighbour("Airbus A330, a product manufactured by", "Airbus"),),
-    )
+    near = Neighbour("Airbus A330, a product manufactured by", "Airbus")
+    fact = PLANE.replace(template="{}, a product manufactured by", neighbours=(near,))
 
     def edited(names: float | None) -> Edit:
         return edits.RankOne(names=names, count=2, progress=False)(smol, fact)
