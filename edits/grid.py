@@ -266,7 +266,7 @@ class ClosedForm:
     ) -> NearCollapse:
         done = sum(len(value.facts) for value in run.values)
         edit = self._edit(run, objective, contexts) if done else None
-        return NearCollapse.after(done, count, str(error), edit)
+        return NearCollapse.after(done, count, str(error), edit, names=run.names)
 
     def _edit(self, run: Batches, objective: Objective, contexts: Sequence[str]) -> Edit:
         settings = {

@@ -41,9 +41,13 @@ class NearCollapse(SurgeryError):
         self.done = done
 
     @classmethod
-    def after(cls, done: int, count: int, passed: str, edit: Edit | None) -> NearCollapse:
-        """What a method raises that has done so many facts: which limit it would pass, and the remedy."""
-        told = f"after {done} of {count} facts {passed}; edit fewer facts, or raise the limit if you mean it"
+    def after(cls, done: int, count: int, passed: str, edit: Edit | None, *, names: float = 0.0) -> NearCollapse:
+        """What a method raises that has done so many facts: which limit it would pass, and the remedy.
+
+        Where nearly the same names weigh, changes are longer, most of all where a model hardly tells them apart.
+        """
+        less = ", weigh nearly the same names less (names=0)" if names else ""
+        told = f"after {done} of {count} facts {passed}; edit fewer facts{less}, or raise the limit if you mean it"
         return cls(told, edit, done)
 
 

@@ -25,6 +25,7 @@ from surgery.commands.options import (
     Layer,
     LimitsGiven,
     Method,
+    Names,
     OutFile,
     Profile,
     ReportFolder,
@@ -83,13 +84,14 @@ def edit(
     layer: Layer = None,
     corpus: Corpus = None,
     limits: LimitsGiven = None,
+    names: Names = None,
     keep_facts: KeepFacts = "plain",
 ) -> int | None:
     """Compute the edit that gives facts their new answers, and write it as a file. The model stays as it is."""
     chosen = surgery.read_facts(facts)
     check_keep(keep_facts)
     check_writable(out)
-    found = _computed(run, chosen, method, edits.Replace(), layer, corpus, "rewritten", limits, out)
+    found = _computed(run, chosen, method, edits.Replace(), layer, corpus, "rewritten", limits, names, out)
     held = set(found.edit.facts)
     done = [fact for fact in chosen if fact in held]
     asked = [(fact.prompt, str(fact.new_target)) for fact in done]
@@ -126,6 +128,7 @@ def remove(
     layer: Layer = None,
     corpus: Corpus = None,
     limits: LimitsGiven = None,
+    names: Names = None,
     profile: Profile = "quick",
     keep_facts: KeepFacts = "plain",
     junit: JunitFile = None,
@@ -141,7 +144,7 @@ def remove(
     check_keep(keep_facts)
     check_writable(out)
     outputs = Outputs(report=report, junit=junit, certificate=certificate, sign=sign)
-    found = _computed(run, chosen, method, wanted, layer, corpus, "removed", limits, out)
+    found = _computed(run, chosen, method, wanted, layer, corpus, "removed", limits, names, out)
     judged = surgery.verify(found.model, found.edit, profile=profile, seed=run.verify_seed)  # type: ignore[arg-type]  # checked there
     surgery.redact(found.edit, keep_facts).save(out)  # type: ignore[arg-type]  # checked above
     files = {"edit": str(out)}
@@ -174,6 +177,7 @@ def _computed(
     corpus: Path | None,
     claim: str,
     limits: str | None,
+    names: float | None,
     out: Path,
 ) -> Computed:
     """The edit of the facts, or of those before a limit.
@@ -182,6 +186,8 @@ def _computed(
         SurgeryError: an option is no use to the method, or already the first facts would pass a limit.
     """
     settings = _taken(method, seed=run.seed, progress=run.talks) | _limited(method, limits)
+    if names is not None:
+        settings |= _asked(method, "weighs no names", "--names", names=names)
     chosen = edits.method_named(method, objective=objective, **settings)
     if corpus is not None and not chosen.uses_statistics:
         raise SurgeryError(f"{method} uses no key statistics; leave --corpus away")
@@ -211,8 +217,17 @@ def _limited(method: str, limits: str | None) -> dict[str, Any]:
     """
     if limits is None:
         return {}
-    if not (taken := _taken(method, limits=limits_of(limits))):
-        raise SurgeryError(f"{method} watches no limits; leave --limits away")
+    return _asked(method, "watches no limits", "--limits", limits=limits_of(limits))
+
+
+def _asked(method: str, lacks: str, option: str, **setting: Any) -> dict[str, Any]:
+    """A setting the user asked for.
+
+    Raises:
+        SurgeryError: the method has none such.
+    """
+    if not (taken := _taken(method, **setting)):
+        raise SurgeryError(f"{method} {lacks}; leave {option} away")
     return taken
 
 

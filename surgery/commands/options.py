@@ -45,6 +45,14 @@ LimitsGiven = Annotated[
         "default), value-norm in units of the first values' (4), perplexity in units of the model's own (1.5).",
     ),
 ]
+Names = Annotated[
+    float | None,
+    typer.Option(
+        "--names",
+        help="What nearly the same names weigh, which should keep their own answers: 0 is the published way, and the "
+        "default of removals; 30 the default of rewrites.",
+    ),
+]
 OutFile = Annotated[Path, typer.Option("--out", help="File to write.")]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write into.")]
 ReportFolder = Annotated[Path, typer.Option("--report", help="Folder for report.html and report.json.")]

@@ -1,4 +1,4 @@
-"""Limits on the command line: what was done before one is kept and said, and the limit can be raised."""
+"""Limits and names on the command line: what was done before a limit is kept and said, and it can be raised."""
 
 from __future__ import annotations
 
@@ -93,9 +93,27 @@ def test_where_nothing_was_done_nothing_is_written(
     assert not Path("none").exists()
 
 
+def test_the_same_names_weigh_what_the_user_says(
+    surgery: Surgery, given: Folder, three: list[Fact], capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ("edit", "--model", given["model"], "--facts", "three.jsonl", "--corpus", given["corpus.txt"], *ONE_LAYER)
+    far = ("--limits", "relative-change=1e9,value-norm=1e9,perplexity=1e9", "--quiet")
+    made = {}
+    for names in ("0", "16"):
+        assert surgery(*common, *far, "--names", names, "--out", names) == 0
+        made[names] = Edit.load(names)
+        assert made[names].settings["names"] == int(names) / 3**0.25
+    assert made["16"].log[0]["total_change"] > made["0"].log[0]["total_change"]
+    capsys.readouterr()
+    assert surgery(*common, "--limits", "relative-change=1e-9", "--names", "1", "--out", "none") == 2
+    assert "edit fewer facts, weigh nearly the same names less (names=0), or raise" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (("--names", "-1"), "nearly the same names weigh 0 or more, not -1.0"),
+        (("--names", "1", "--method", "ft-m"), "ft-m weighs no names; leave --names away"),
         (("--limits", "change=2"), "there is no limit 'change'; choose one of relative-change, value-norm, perplexity"),
         (("--limits", "perplexity"), "'perplexity' sets no limit; write a number, as perplexity=2"),
         (("--limits", "perplexity=high"), "'perplexity=high' sets no limit; write a number, as perplexity=2"),
@@ -104,7 +122,7 @@ def test_where_nothing_was_done_nothing_is_written(
     ],
     ids=str,
 )
-def test_limits_that_make_no_sense_are_refused(
+def test_limits_and_names_that_make_no_sense_are_refused(
     surgery: Surgery,
     given: Folder,
     more: tuple[str, ...],

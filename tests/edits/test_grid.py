@@ -265,6 +265,9 @@ def test_a_first_batch_past_a_limit_leaves_no_edit(toy: Toy, facts: list[Fact], 
     with pytest.raises(NearCollapse, match="after 0 of 3 facts the weights would have changed") as caught:
         method(toy[0], facts, SITES[:1])
     assert (caught.value.edit, caught.value.done) == (None, 0)
+    assert "names" not in str(caught.value)
+    with pytest.raises(NearCollapse, match=r"fewer facts, weigh nearly the same names less \(names=0\), or raise"):
+        dataclasses.replace(method, names=1.0)(toy[0], facts, SITES[:1])
 
 
 @pytest.mark.parametrize(
