@@ -1,11 +1,10 @@
-"""The grid of closed forms against plain loops: shared changes, sequences, anchors, limits, values kept for later."""
+"""The grid of closed forms against plain loops: shared changes, sequences, anchors, values kept for later."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 from collections.abc import Callable, Sequence
-from itertools import permutations
 from typing import Any
 
 import pytest
@@ -18,10 +17,8 @@ from edits import (
     Constrained,
     Emmet,
     LeastSquares,
-    Limits,
     Mass,
     MassSequence,
-    NearCollapse,
     NormAnchored,
     Pmet,
     RankOne,
@@ -31,7 +28,7 @@ from edits import (
     find_values,
 )
 from edits.keys import in_batches
-from surgery import Fact, Model, Site, SurgeryError, load
+from surgery import Fact, Model, Site, load
 from surgery.hooks import TraceDict, hidden
 from surgery.predict import rate
 from surgery.tokens import ask_fact
@@ -221,61 +218,6 @@ def test_a_value_is_measured_by_the_mean_of_the_first_ones(
     with RankOne(statistics=statistics, **SAME)(toy[0], facts[:2], SITES[:1]).applied(toy[0]):
         third = find_values(toy[0], facts[2:], SITES[0], Replace(), CONTEXTS, SEARCH)[0]
     assert ratios[2] == pytest.approx(2 * float((third.old + third.shift).norm()) / (own + second), rel=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("limit", "logged", "told"),
-    [
-        ("relative_change", "total_change", "the weights would have changed by .* of their norm"),
-        ("value_norm", "norm_to_pilot", "a value would be .* times as long as the first ones"),
-        ("perplexity", "perplexity_ratio", "the perplexity of neutral text would be .* times what it was"),
-    ],
-)
-def test_it_stops_before_a_limit_and_hands_over_what_is_done(
-    toy: Toy,
-    facts: list[Fact],
-    statistics: Statistics,
-    unchanged: Callable[[Model], None],
-    limit: str,
-    logged: str,
-    told: str,
-) -> None:
-    model, _ = toy
-    unchanged(model)
-    free = RankOne(statistics=statistics, **SAME)
-    orders = [[facts[i] for i in order] for order in permutations(range(3))]
-    log, order = next(
-        (log, order)
-        for order in orders
-        if (log := free(model, order, SITES[:1]).log)[0][logged] < 0.999 * max(one[logged] for one in log)
-    )
-    most = (log[0][logged] + max(one[logged] for one in log)) / 2
-    method = dataclasses.replace(free, limits=dataclasses.replace(FAR, **{limit: most}))
-    with pytest.raises(NearCollapse, match=rf"of 3 facts {told} \(limit {most}\); edit fewer facts") as caught:
-        method(model, order, SITES[:1])
-    assert 1 <= caught.value.done < len(facts)
-    edit, before = caught.value.edit, free(model, order[: caught.value.done], SITES[:1])
-    assert edit is not None
-    assert torch.equal(edit.deltas[0].left, before.deltas[0].left)
-    assert edit.facts == tuple(order[: caught.value.done])
-
-
-def test_a_first_batch_past_a_limit_leaves_no_edit(toy: Toy, facts: list[Fact], statistics: Statistics) -> None:
-    method = Emmet(statistics=statistics, **{**SAME, "limits": Limits(relative_change=1e-6)})
-    with pytest.raises(NearCollapse, match="after 0 of 3 facts the weights would have changed") as caught:
-        method(toy[0], facts, SITES[:1])
-    assert (caught.value.edit, caught.value.done) == (None, 0)
-    assert "names" not in str(caught.value)
-    with pytest.raises(NearCollapse, match=r"fewer facts, weigh nearly the same names less \(names=0\), or raise"):
-        dataclasses.replace(method, names=1.0)(toy[0], facts, SITES[:1])
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"relative_change": 0.0}, {"value_norm": -1.0}, {"perplexity": float("nan")}, {"texts": ()}]
-)
-def test_limits_without_sense_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(SurgeryError, match=r"a limit is a number above 0|needs some neutral text"):
-        Limits(**wrong)
 
 
 def test_the_log_tells_of_every_fact(toy: Toy, facts: list[Fact], statistics: Statistics) -> None:
