@@ -4,9 +4,10 @@ A value search reads the same rows again and again; only the shifts change. Two 
 
 - `FullRuns` runs the whole model on all rows, log-probabilities of the vocabulary at every position included, as
   published.
-- `Replayed` keeps what the shifts cannot change: all blocks below the edited one, and all positions before a subject's
-  last token, whose keys and values it supplies from one run (`surgery.replay_rows`). The rows of all facts stand with
-  their subjects in one column of one batch, and the vocabulary is asked for only where an answer is predicted.
+- `Replayed` keeps what the shifts cannot change: all blocks below the edited one, that one too where a trial shows that
+  shifts are merely added to what it gives, and all positions before a subject's last token, whose keys and values it
+  supplies from one run (`surgery.replay_rows`). The rows of all facts stand with their subjects in one column of one
+  batch, and the vocabulary is asked for only where an answer is predicted.
 """
 
 from __future__ import annotations
@@ -211,30 +212,27 @@ class Replayed:
         depths: Sequence[int] = (),
         products: AbstractContextManager[Any] | None = None,
     ) -> None:
-        """With `products` (`surgery.products.packed_products`), many readers share packed weights."""
+        """With `products` (`packed_above`), many readers share packed weights."""
         self._model, self._site, self._depths = model, site, tuple(depths)
-        self._products = products or packed_products(model.device, model.dtype)
+        self._products = products or packed_above(model, site)
         self._module = model.anatomy.name(site)
         self._rows = _Picked(groups)
         ids, subject = self._rows.ids, self._rows.subject
         batch = align(ids, subject, device=model.device)
         self._owners = self._rows.owners(model.device)
         self._starts = -torch.tensor(subject, device=model.device)
-        with torch.no_grad(), fast_products(model.device, model.dtype):
+        with torch.no_grad(), fast_products(model.device, model.dtype), self._products:
             self._replay = RowReplay(model, batch, max(subject), site.layer)
+            self._unshifted: Tensor | None = None
+            self._unshifted = self._added()
 
     def __call__(self, shifts: Float[Tensor, "groups d_model"]) -> list[Reading]:
         """By the blocks from the edited one up."""
-        states, lens = self._replay.states, []
+        states, lens, each = self._replay.states, [], shifts[self._owners]
         row, column = self._rows.places(self._starts)
-        at = torch.zeros(len(states), dtype=torch.long, device=states.device)
         with self._products:
             for layer in self._replay.layers:
-                if layer == self._site.layer:
-                    with shifted(self._model, self._module, at, shifts[self._owners]):
-                        states = self._replay.block(layer, states)
-                else:
-                    states = self._replay.block(layer, states)
+                states = self._shifted(each) if layer == self._site.layer else self._replay.block(layer, states)
                 if layer in self._depths:
                     lens.append(self._model.anatomy.unembed(states[row, column]))
             return self._rows.readings([*lens, self._model.anatomy.unembed(states[row, column])])
@@ -245,6 +243,35 @@ class Replayed:
         self._rows = _Picked([self._rows.groups[i] for i in groups])
         self._owners, self._starts = self._rows.owners(self._model.device), self._starts[rows]
         self._replay.keep(rows)
+        self._unshifted = None if self._unshifted is None else self._unshifted[rows]
+
+    def _shifted(self, each: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows live d_model"]:
+        """What the edited block gives for a shift a row."""
+        if self._unshifted is not None:
+            return torch.cat([self._unshifted[:, :1] + each[:, None], self._unshifted[:, 1:]], 1)
+        at = torch.zeros(len(each), dtype=torch.long, device=each.device)
+        with shifted(self._model, self._module, at, each):
+            states = self._replay.block(self._site.layer, self._replay.states)
+        return states
+
+    def _added(self) -> Float[Tensor, "rows live d_model"] | None:
+        """The edited block's output without a shift, where shifts are merely added to it; None where they are not.
+
+        Most blocks add their mlp's output to the residual stream as it is; some put a norm between.
+        """
+        unshifted = self._replay.block(self._site.layer, self._replay.states)
+        draw = torch.randn(unshifted[:, 0].shape, generator=torch.Generator().manual_seed(0)).to(unshifted)
+        shift = draw * unshifted[:, 0].norm(dim=-1, keepdim=True) / draw.norm(dim=-1, keepdim=True)
+        off = self._shifted(shift) - unshifted
+        off[:, 0] -= shift
+        tolerance = 1e-4 if unshifted.dtype == torch.float32 else 1e-2
+        return unshifted if bool((off.norm(dim=(1, 2)) <= tolerance * shift.norm(dim=1)).all()) else None
+
+
+def packed_above(model: Model, site: Site) -> AbstractContextManager[Any]:
+    """Packed weights of the edited block, those above it and the head (`surgery.packing`)."""
+    blocks = [model.hf.get_submodule(name) for name in model.anatomy.names("state")[site.layer :]]
+    return packed_products([*blocks, model.hf.get_output_embeddings()])
 
 
 def room_for_tokens(model: Model) -> int:

@@ -31,13 +31,12 @@ from edits.keys import Scope, by_key, one_key, read_subjects
 from edits.namesakes import namesakes, scaled_keys
 from edits.objectives import Loss, Objective
 from edits.places import elsewhere_rows
-from edits.reading import FullRuns, Reader, Reading, Replayed, Rows, room_for_tokens
+from edits.reading import FullRuns, Reader, Reading, Replayed, Rows, packed_above, room_for_tokens
 from edits.statistics import SecondMoment
 from surgery.errors import SurgeryError, check_choice
 from surgery.fact import SLOT, Fact
 from surgery.hooks import frozen
 from surgery.model import Model
-from surgery.packing import packed_products
 from surgery.progress import counter
 from surgery.replay import CannotReplay
 from surgery.site import Site
@@ -150,7 +149,7 @@ def find_values(
     near = [scaled_keys(model, one, site, moment, names) if moment else None for one in nearby]
     matrix = model.anatomy.matrix(site).detach().float()
     found: dict[int, Value] = {}
-    products = packed_products(model.device, model.dtype)
+    products = packed_above(model, site)
     with frozen(model.hf), counter(len(groups), "values", show=progress and len(groups) > 1) as shown:
         for chunk in _chunks(groups, model, search):
             read = [groups[i] for i in chunk]

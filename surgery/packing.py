@@ -3,50 +3,65 @@
 oneDNN, which PyTorch brings along, can bring a weight into blocks in the order its kernels read them. That costs about
 as much as one product, and products of 16 to 130 rows then take a third to a half of the time. The two operators are
 those that PyTorch's own compiler plans its products with. Sums are added up in another order, so numbers agree to
-rounding.
+rounding. The modules' own `forward` is replaced while the block lasts: nothing stands between it and PyTorch's other
+functions, of which a transformer's block calls a hundred.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
-from surgery.products import LinearMaps, fast_products
+from surgery.products import fast_products
 
 MOST_BYTES = 4 * 2**30
 """Most memory that packed weights may take; maps that are met later are computed as they are."""
 
 
-def packed_products(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """A block to be entered again and again, in which linear maps use packed weights, where there is such a way.
+def packed_products(roots: Sequence[nn.Module]) -> AbstractContextManager[Any]:
+    """A block to be entered again and again, in which these modules' linear maps use packed weights, where they can.
 
     For weights that stay as they are between the first entry and the last.
     """
-    if device.type == "cpu" and dtype == torch.float32 and _can_pack():
-        return PackedProducts()
-    return _Again(device, dtype)
+    weight = next(parameter for root in roots for parameter in root.parameters())
+    if weight.device.type == "cpu" and weight.dtype == torch.float32 and _can_pack():
+        return PackedProducts(roots)
+    return _Again(weight.device, weight.dtype)
 
 
-class PackedProducts(LinearMaps):
+class PackedProducts(AbstractContextManager[None]):
     """A block in which linear maps with frozen weights use packed copies of them, forwards and backwards.
 
     It can be entered again and again, and keeps its copies. Nobody may change the weights in the meantime: one that is
     seen to have been changed is refused, and `weight.data` must be left alone.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, roots: Sequence[nn.Module]) -> None:
         self._kept: dict[int, _Packed] = {}
         self._bytes = 0
+        found = dict.fromkeys(module for root in roots for module in root.modules())
+        # one whose forward somebody else replaced is left to them
+        self._maps = [one for one in found if type(one) in (nn.Linear, Conv1D) and "forward" not in vars(one)]
+        self._ways: list[Callable[[Tensor], Tensor]] = [partial(self._forward, module) for module in self._maps]
 
-    def product(self, rows: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool) -> Tensor | None:
-        """By the packed weight, where it is one to be packed."""
-        packed = self._packed(weight, rows, transposed=transposed)
-        return None if packed is None else _product(rows, packed, bias)
+    def __enter__(self) -> None:
+        for module, way in zip(self._maps, self._ways, strict=True):
+            vars(module)["forward"] = way
+
+    def __exit__(self, *raised: object) -> None:
+        for module in self._maps:
+            del vars(module)["forward"]
+
+    def _forward(self, module: Any, rows: Tensor) -> Tensor:
+        """A module's output by its packed weight, where it is one to be packed."""
+        packed = self._packed(module.weight, rows, transposed=type(module) is Conv1D)
+        return type(module).forward(module, rows) if packed is None else _product(rows, packed, module.bias)
 
     def _packed(self, weight: Tensor, rows: Tensor, *, transposed: bool) -> _Packed | None:
         """The weight's packed copies; None where it has none and is given none."""

@@ -45,6 +45,7 @@ class RowReplay:
 
     def __init__(self, model: Model, batch: Batch, column: int, layer: int) -> None:
         """Record the rows of `batch`."""
+        self.states: Float[Tensor, "rows live d_model"]
         self._blocks = [model.hf.get_submodule(name) for name in model.anatomy.names("state")]
         self._axes = model.block_axes
         self._names = [(first_argument(block), cache_name(block)) for block in self._blocks]
@@ -71,7 +72,7 @@ class RowReplay:
                 first, cache = self._names[index]
                 states = named.pop(first)
                 if index == layer:
-                    self.states: Float[Tensor, "rows live d_model"] = states[:count, column:].clone()
+                    self.states = states[:count, column:].clone()
                 named.pop(cache, None)
                 self._given[index] = self._taken(index, named, column, every)
                 caches[index] = Past(None, stop=False)

@@ -18,8 +18,7 @@ from surgery.replay import CannotReplay
 
 SITE = Site("L1.mlp")
 CONTEXTS = ("{}", "It rained. {}", "They went to the old town and came back. {}")
-
-
+NORMED = ("gemma2", "gemma3", "olmo2", "glm4")
 OTHER = "They said that {} stood, for as long as anybody could remember, in"
 
 
@@ -53,6 +52,13 @@ def test_replay_reads_what_full_runs_read(tiny: Model, tiny_fact: Fact, other_fa
             torch.testing.assert_close(one, same, rtol=1e-3, atol=1e-3 * float(one.abs().max()))
     for plain, fast in zip(*found, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()))
+
+
+def test_the_edited_block_is_run_again_only_where_a_norm_follows_its_mlp(
+    tiny: Model, tiny_fact: Fact, request: pytest.FixtureRequest
+) -> None:
+    reader = Replayed(tiny, SITE, [Rows(tiny, [tiny_fact], Replace(), CONTEXTS, "{} is a")])
+    assert (reader._unshifted is None) == (request.node.callspec.params["tiny"] in NORMED)
 
 
 def _sum(reading: Reading, rows: Rows) -> torch.Tensor:

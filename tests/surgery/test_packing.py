@@ -5,21 +5,21 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
 from surgery import packing
 from surgery.packing import PackedProducts, packed_products
-
-CPU, SINGLE = torch.device("cpu"), torch.float32
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def frozen(*shape: int, seed: int = 0) -> nn.Parameter:
-    return nn.Parameter(drawn(*shape, seed=seed), requires_grad=False)
+def frozen(outputs: int, inputs: int, *, seed: int = 0) -> nn.Linear:
+    """A map without bias whose weight is no longer learned."""
+    made = nn.Linear(inputs, outputs, bias=False)
+    made.weight = nn.Parameter(drawn(outputs, inputs, seed=seed), requires_grad=False)
+    return made
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_products_and_gradients_are_the_same(module: nn.Module, shape: tuple[int
     rows = drawn(*shape, 24, seed=3).requires_grad_()
     wanted = module(rows)
     (gradient,) = torch.autograd.grad(wanted.square().sum(), rows)
-    products = packed_products(CPU, SINGLE)
+    products = packed_products([module])
     for _ in range(2):  # packed, and used again
         with products:
             found = module(rows)
@@ -56,51 +56,70 @@ def test_products_and_gradients_are_the_same(module: nn.Module, shape: tuple[int
 
 
 def test_rows_need_not_lie_together_in_memory() -> None:
-    weight, rows = frozen(40, 24), drawn(3, 24, 7).transpose(1, 2)
-    with packed_products(CPU, SINGLE):
-        torch.testing.assert_close(linear(rows, weight), rows @ weight.T, rtol=1e-5, atol=1e-5)
+    made, rows = frozen(40, 24), drawn(3, 24, 7).transpose(1, 2)
+    with packed_products([made]):
+        torch.testing.assert_close(made(rows), rows @ made.weight.T, rtol=1e-5, atol=1e-5)
 
 
 def test_this_build_of_torch_has_the_operators() -> None:
     """Else everything above compares plain products with plain ones."""
-    assert isinstance(packed_products(CPU, SINGLE), PackedProducts)
+    assert isinstance(packed_products([frozen(8, 4)]), PackedProducts)
+
+
+def test_only_modules_that_are_handed_in_are_packed_and_all_get_their_forward_back(packed: list[int]) -> None:
+    inside, outside, rows = nn.Sequential(frozen(8, 4), nn.GELU()), frozen(8, 4), drawn(3, 4)
+    own = frozen(8, 4)
+    own.forward = lambda rows: rows  # type: ignore[method-assign]  # somebody else's
+    with packed_products([inside, own]):
+        outside(inside(rows)[:, :4])
+        assert own(rows) is rows
+        with pytest.raises(RuntimeError):
+            inside(drawn(3, 5))
+    assert packed == [id(inside[0].weight)]
+    assert "forward" not in vars(inside[0])
+    assert own(rows) is rows
 
 
 def test_a_weight_that_was_changed_is_refused() -> None:
-    weight, rows = frozen(8, 4), drawn(3, 4)
-    products = packed_products(CPU, SINGLE)
-    with products:
-        linear(rows, weight)
-        weight += 1
+    made, rows = frozen(8, 4), drawn(3, 4)
+    with packed_products([made]):
+        made(rows)
+        made.weight += 1
         with pytest.raises(RuntimeError, match="was changed while its packed copy was in use"):
-            linear(rows, weight)
+            made(rows)
 
 
 def test_only_frozen_parameters_in_single_precision_are_packed(packed: list[int]) -> None:
-    learning, double, passing = drawn(8, 4).requires_grad_(), frozen(8, 4).double(), drawn(8, 4)
-    rows, kept = drawn(3, 4), frozen(8, 4)
-    with packed_products(CPU, SINGLE):
-        linear(rows, learning).sum().backward()
-        assert linear(rows.double(), nn.Parameter(double, requires_grad=False)).dtype == torch.float64
-        torch.testing.assert_close(linear(rows, passing), rows @ passing.T)
-        linear(rows, kept)
-    assert learning.grad is not None
-    assert packed == [id(kept)]
+    learning, double, passing, kept = (frozen(8, 4, seed=i) for i in range(4))
+    learning.requires_grad_()
+    double.double()
+    passed = drawn(8, 4)
+    del passing.weight
+    passing.weight = passed  # type: ignore[assignment]  # worked out from something else
+    rows = drawn(3, 4)
+    with packed_products([kept, learning, double, passing]):
+        learning(rows).sum().backward()
+        assert double(rows.double()).dtype == torch.float64
+        torch.testing.assert_close(passing(rows), rows @ passed.T)
+        kept(rows)
+    assert learning.weight.grad is not None
+    assert packed == [id(kept.weight)]
 
 
 def test_no_more_is_packed_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch, packed: list[int]) -> None:
     monkeypatch.setattr(packing, "MOST_BYTES", 2 * 4 * 8 * 4)
     first, second, rows = frozen(8, 4), frozen(8, 4, seed=1), drawn(3, 4)
-    with packed_products(CPU, SINGLE):
-        torch.testing.assert_close(linear(rows, first), rows @ first.T)
-        torch.testing.assert_close(linear(rows, second), rows @ second.T)
-    assert packed == [id(first)]
+    with packed_products([first, second]):
+        torch.testing.assert_close(first(rows), rows @ first.weight.T)
+        torch.testing.assert_close(second(rows), rows @ second.weight.T)
+    assert packed == [id(first.weight)]
 
 
 def test_without_the_operators_products_are_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "_can_pack", lambda: False)
-    products, weight, rows = packed_products(CPU, SINGLE), drawn(8, 4), drawn(3, 4)
+    made, rows = frozen(8, 4), drawn(3, 4)
+    products = packed_products([made])
     assert not isinstance(products, PackedProducts)
     for _ in range(2):
         with products:
-            torch.testing.assert_close(linear(rows, weight), rows @ weight.T)
+            torch.testing.assert_close(made(rows), rows @ made.weight.T)
