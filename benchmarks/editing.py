@@ -134,12 +134,17 @@ def batch(model: Model, method: edits.Method, facts: Sequence[Fact], values: Val
 
 def sequence(model: Model, method: edits.Method, facts: Sequence[Fact], values: Values) -> Outcome:
     """One fact after the other, each on the weights that those before it left."""
-    if isinstance(method, edits.ClosedForm):
+    if isinstance(method, (edits.ClosedForm, edits.UltraEdit)):
         each = dataclasses.replace(method, batch=1)
         return ended(model, facts, lambda: timed(each, model, facts))
-    note, seconds, sizes = "", 0.0, norms(model)
+    note, seconds, sizes, limits = "", 0.0, norms(model), edits.Limits()
     before = {name: weight.detach().clone() for name, weight in model.hf.named_parameters()}
-    plain = perplexity(model, neutral_texts())
+    plain, start = perplexity(model, neutral_texts()), limits.measure(model)
+
+    def moved() -> float:
+        own = [(name, weight) for name, weight in model.hf.named_parameters() if name in sizes]
+        return max(float((weight.detach() - before[name]).norm()) / sizes[name] for name, weight in own)
+
     with ExitStack() as stack:
         for done, fact in enumerate(facts):
             try:
@@ -148,14 +153,15 @@ def sequence(model: Model, method: edits.Method, facts: Sequence[Fact], values: 
                 note = note or f"after {done} facts: {error}"
                 continue
             seconds += took
-            stack.enter_context(edit.applied(model))
-        moved = [
-            float((weight.detach() - before[name]).norm()) / sizes[name]
-            for name, weight in model.hf.named_parameters()
-            if name in sizes
-        ]
+            undo = edit.apply(model)
+            # each edit keeps its own limits; so do all of them together
+            if (passed := limits.passed(moved(), 0.0, limits.measure(model) / start)) is not None:
+                undo()
+                note = f"stopped after {done} facts: {passed}"
+                break
+            stack.callback(undo)
         ratio = perplexity(model, neutral_texts()) / plain
-        return Outcome(score(model, facts), seconds, max(moved), ratio, note)
+        return Outcome(score(model, facts), seconds, moved(), ratio, note)
 
 
 def timed(method: edits.Method, model: Model, facts: Sequence[Fact]) -> tuple[Edit, float]:
@@ -230,7 +236,7 @@ def main() -> None:
     values, rows = Values(model), []
     for protocol, size, name, method in asked(given, sizes):
         chosen = facts[:size]
-        key = f"outcome 1 {model.fingerprint} {protocol} {method} {chosen}"
+        key = f"outcome 2 {model.fingerprint} {protocol} {method} {chosen}"
         made = kept(given.out, key, functools.partial(outcome, model, protocol, method, chosen, values))
         rows.append((protocol, size, name, made))
         console.print(f"{protocol} {size} {name}: {', '.join(line(made, size))}")

@@ -16,6 +16,7 @@ import argparse
 import functools
 import statistics
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def plot_league(league: dict[str, list[dict[str, Any]]], attacks: Sequence[str],
 
 def print_league(console: Console, league: dict[str, list[dict[str, Any]]], attacks: Sequence[str]) -> None:
     """The league as a table, a method a row."""
-    columns = ("held out", "suppressed", "removed", "collateral", "drift", "s a fact", "s judged")
+    columns = ("held out", "suppressed", "removed", "collateral", "drift", "s a fact", "s judged", "verdicts")
     table = Table("method", *attacks, *columns, title="Withstood, of those tried with power")
     for name, rows in league.items():
         shares = [share(rows, attack) for attack in attacks]
@@ -123,7 +124,19 @@ def print_league(console: Console, league: dict[str, list[dict[str, Any]]], atta
             *(f"{count}/{len(rows)}" for count in counts),
             f"{means[0]:.4f}",
             *(f"{one:.1f}" for one in means[1:]),
+            ", ".join(f"{count} {told}" for told, count in Counter(row["overall"] for row in rows).most_common()),
         )
+    console.print(table)
+
+
+def print_beyond(console: Console, league: dict[str, list[dict[str, Any]]], attacks: Sequence[str]) -> None:
+    """What an attack brings back of the facts that no other wording brings back."""
+    others = [attack for attack in attacks if attack != "paraphrases"]
+    table = Table("method", *others, title="Brought back, of those that withstand paraphrases")
+    for name, rows in league.items():
+        hidden = [row for row in rows if row["findings"].get("paraphrases") == "resisted"]
+        shares = [share(hidden, attack) for attack in others]
+        table.add_row(name, *(f"{tried - held}/{tried}" if tried else "-" for held, tried in shares))
     console.print(table)
 
 
@@ -193,6 +206,7 @@ def main() -> None:
             rows.append(row(METHODS[name], fact))
         console.print(fact.label, {name: rows[-1]["overall"] for name, rows in league.items()})
     print_league(console, league, attacks)
+    print_beyond(console, league, attacks)
     plot_league(league, attacks)
     plt.savefig(given.out / "league.png", dpi=150)
 

@@ -180,7 +180,7 @@ class Batches:
             numbers = {
                 "steps": len(value.losses) - 1,
                 "loss": value.losses[-1],
-                "value_norm": float(value.old.norm()),
+                "old_norm": float(value.old.norm()),
                 "shift_norm": float(value.shift.norm()),
                 "norm_to_pilot": float((value.old + value.shift).norm()) / self.pilot,
                 "key_agreement": value.agreement,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
+from edits.mass import Mass
 from edits.method import Method
 from edits.rank_one import RankOne
 from locate.causal import causal_trace
@@ -71,7 +72,7 @@ def operate(
     Args:
         model: the model.
         facts: what to change; facts with a `new_target` are rewritten, the others removed.
-        method: how; rank-one by default.
+        method: how; rank-one by default for a rewrite, and memit for a removal.
         sites: where; what the method recommends for the model by default.
         profile: how much verification tries: "quick", "standard" or "full".
         trace: what to restore in the trace, None to skip it.
@@ -83,6 +84,11 @@ def operate(
     check_profile(profile)
     check_seed(seed)
     chosen = (facts,) if isinstance(facts, Fact) else tuple(facts)
-    edit = (method or RankOne())(model, chosen, sites)
+    edit = (method or _default(chosen))(model, chosen, sites)
     traced = causal_trace(model, chosen[0], kind=trace) if trace is not None else None
     return Operation(traced, edit, verify(model, edit, chosen, profile=profile, seed=seed))
+
+
+def _default(facts: Sequence[Fact]) -> Method:
+    """What `surgery edit` and `remove` take."""
+    return Mass() if all(fact.new_target is None for fact in facts) else RankOne()

@@ -105,7 +105,18 @@ class Report:
             return NOT_SAID
         if self.exit_code == 10 and all(one.overall != "still there" for one in self.verdicts):
             return SUPPRESSED
+        if self.exit_code == 0 and self.untried:
+            return f"{MEANINGS[0]}; not tested how deep it goes: {', '.join(self.untried)}"
         return MEANINGS[self.exit_code]
+
+    @property
+    def untried(self) -> tuple[str, ...]:
+        """Aspects that tell how deep a removal goes, and that were not tried with power on some fact that is gone."""
+        from surgery.verification.verdicts import DEPTH  # which needs reports first
+
+        shallow = [one for one in self.verdicts if one.overall == "holds" and one.depth is None]
+        holding = [{claim.name for claim in one.claims if claim.outcome == "holds"} for one in shallow]
+        return tuple(name for name in DEPTH if self.claim == "removed" and any(name not in one for one in holding))
 
     @property
     def scores(self) -> dict[str, dict[str, float | int | None]]:

@@ -62,7 +62,7 @@ def page(report: Report, figures: Mapping[str, Figure | Axes], where: Mapping[st
 def in_words(report: Report) -> list[tuple[str, int]]:
     """What became of the facts, in words, and of how many; the gravest first."""
     order = ("still there", "suppressed", "collateral damage", "never known", "inconclusive", "holds")
-    said = {"holds": "every claim holds"}
+    said = {"holds": "every claim holds" if report.claim == "rewritten" else "gone, not tested how deep"}
     counts = Counter(
         (order.index(one.overall), one.depth or said.get(one.overall, one.overall)) for one in report.verdicts
     )

@@ -25,7 +25,6 @@ from surgery.commands.options import (
     Layer,
     LimitsGiven,
     OutFile,
-    Profile,
     Run,
     command,
     layers_of,
@@ -40,6 +39,11 @@ from surgery.site import Site
 from surgery.verification.verify import check_profile
 
 DEFAULT_METHOD = "memit"
+TAKEN = [
+    name
+    for name, made in edits.METHODS.items()
+    if isinstance(made, type) and issubclass(made, edits.ClosedForm) and not made.anchor
+]
 LedgerFolder = Annotated[Path, typer.Option("--ledger", help="The ledger's folder.")]
 AnyVersion = Annotated[
     str | None, typer.Option("--version", help="A version's hash or its beginning; default: the current one.")
@@ -59,7 +63,7 @@ def add(
     folder: LedgerFolder,
     facts: FactsFile,
     method: Annotated[
-        str | None, typer.Option(help=f"How, for a new ledger: {', '.join(edits.METHODS)}; default: {DEFAULT_METHOD}.")
+        str | None, typer.Option(help=f"How, for a new ledger: {', '.join(TAKEN)}; default: {DEFAULT_METHOD}.")
     ] = None,
     objective: Annotated[
         str | None,
@@ -72,13 +76,17 @@ def add(
         bool,
         typer.Option("--verify", help="Then judge all facts of the ledger again; the exit code is what they give."),
     ] = False,
-    profile: Profile = "quick",
+    profile: Annotated[
+        str | None, typer.Option(help="How much --verify tries: quick (the default), standard or full.")
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Folder for the report of --verify.")] = None,
 ) -> int:
     """Add facts to a ledger, which is made if there is none. What is printed afterwards is on the disk."""
     if report is not None and not verify:
         raise SurgeryError("--report is where --verify writes; give --verify too")
-    check_profile(profile)
+    if profile is not None and not verify:
+        raise SurgeryError("--profile says how much --verify tries; give --verify too")
+    check_profile(profile := profile or "quick")
     outputs = Outputs(report=report)
     chosen = surgery.read_facts(facts)
     if objective is not None and edits.objective_named(objective).claim == "removed":

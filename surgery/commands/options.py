@@ -50,7 +50,7 @@ Names = Annotated[
     typer.Option(
         "--names",
         help="What nearly the same names weigh, which should keep their own answers: 0 is the published way, and the "
-        "default of removals; 30 the default of rewrites.",
+        "default of removals; 30 the default of rewrites, over the fourth root of how many subjects there are.",
     ),
 ]
 OutFile = Annotated[Path, typer.Option("--out", help="File to write.")]

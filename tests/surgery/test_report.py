@@ -179,9 +179,15 @@ def test_facts_are_counted_by_what_became_of_them(hostile: Report) -> None:
     assert in_words(dataclasses.replace(hostile, verdicts=verdicts)) == [
         ("still there", 1),
         ("never known", 1),
-        ("every claim holds", 1),
+        ("gone, not tested how deep", 1),
         ("removed under this battery", 2),
     ]
+    gone = dataclasses.replace(hostile, exit_code=0, verdicts=(Verdict("plain", (good, *withstood[:2]), "holds"), deep))
+    assert gone.meaning == "every claim holds; not tested how deep it goes: quantisation, relearning"
+    assert dataclasses.replace(gone, verdicts=(deep,)).meaning == "every claim holds"
+    rewritten = dataclasses.replace(gone, verdicts=(Verdict("plain", (good,), "holds"),), claim="rewritten")
+    assert rewritten.meaning == "every claim holds"
+    assert in_words(rewritten) == [("every claim holds", 1)]
 
 
 def test_a_page_says_where_the_edit_is(toy: Toy, tmp_path: Path) -> None:
