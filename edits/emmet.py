@@ -19,7 +19,11 @@ from edits.solve import Constrained, Solver
 @register
 @dataclass(frozen=True, kw_only=True)
 class Emmet(ClosedForm):
-    """All facts in one batch, one layer, equality up to a little slack; settings as in `edits.grid.ClosedForm`."""
+    """All facts in one batch, one layer, equality up to a little slack; settings as in `edits.grid.ClosedForm`.
+
+    EMMET (https://arxiv.org/abs/2403.14236), eq. 10: dW = R (K^T C^-1 K + a I)^-1 K^T C^-1. Published: a = 0.1 with C
+    times 10,000 to 100,000. Here: a = 0.02 of the mean k^T C^-1 k, balanced keys, nearly the same names weighed in C.
+    """
 
     name: ClassVar[str] = "emmet"
     solver: Solver = field(default_factory=lambda: Constrained(slack=0.02))

@@ -84,6 +84,10 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
         ("ledger", "add", *MODEL, "--facts", "rewrite.jsonl", "--ledger", "new", *REPORT),
         "--report is where --verify writes; give --verify too",
     ),
+    "profile without verify": (
+        ("ledger", "add", *MODEL, "--facts", "rewrite.jsonl", "--ledger", "new", "--profile", "full"),
+        "--profile says how much --verify tries; give --verify too",
+    ),
     "report below a file": ((*REMOVE[:-2], "--report", BELOW), "is a file, not a folder"),
     "verified below a file": (("verify", *MODEL, "--edit", "crude.edit", "--report", BELOW), "is a file, not a folder"),
     "statistics below a file": (("stats", *MODEL, *STATS, "--layers", "1", "--out", BELOW), "is a file, not a folder"),

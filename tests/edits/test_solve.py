@@ -50,6 +50,19 @@ def assert_agree(found: Tensor, wanted: Tensor) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6 * float(wanted.abs().max()))
 
 
+def test_two_different_keys_in_one_formula_make_an_enormous_change_and_one_key_does_not() -> None:
+    """By hand: the published code has the mean key in the direction and the bare prompt's in the denominator."""
+    bare, behind, wanted = torch.tensor([1.0, 0.0]), torch.tensor([-0.998, 1.0]), torch.tensor([[3.0], [4.0]])
+    moment = SecondMoment(torch.tensor([1.0, 4.0]), torch.zeros(2, 0))
+    mean = (bare + behind) / 2  # 0.001, 0.5
+    white = mean / moment.diagonal  # 0.001, 0.125
+    published = wanted * white / (white @ bare)  # the denominator is 0.001
+    assert float(published.norm()) == pytest.approx(5 * 0.125004 / 0.001, rel=1e-4)
+    found = change(Constrained()(mean[:, None], wanted, Constrained().space(moment)))
+    assert_agree(found @ mean.double(), wanted[:, 0].double())
+    assert float(found.norm()) == pytest.approx(5 * 0.125004 / 0.062501, rel=1e-4)  # two shifts a key of length 0.5
+
+
 @pytest.mark.parametrize("count", [1, N])
 def test_rome_and_emmet(drawn: Drawn, count: int) -> None:
     """R (K^T C^-1 K)^-1 K^T C^-1, with one key the outer product of residual and whitened key."""
