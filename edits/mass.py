@@ -1,13 +1,13 @@
 """Many facts at once, by least squares over several layers.
 
 1. Mass: Meng et al. 2023, "MEMIT" (https://arxiv.org/abs/2210.07229), eq. 14 and algorithm 1: the layers below and at
-   the one where the values are found share the change, R / n each, written from the lowest up. dW = R K^T (lambda C +
-   K K^T)^-1. Published defaults: layers 13-17 of GPT2-XL, 3-8 of GPT-J, 4-8 of Llama-3-8B, lambda 15,000 to 20,000;
-   25 steps (20 on GPT2-XL) of Adam at 0.5 (0.1 on Llama-3-8B), KL weight 0.0625, decay 0.5, a shift of at most 0.75 of the state's norm
-   (here lengths are in units of the mlp's output, a quarter of it on the default model), 5 contexts and the bare
-   prompt. Here: three layers, 4 contexts and the bare prompt, `ValueSearch` as it comes. Published pitfalls: lambda
-   is absolute, so the method leaves half of the facts out on a model with shorter keys (here it is in units of the
-   keys' own size); facts about one subject share a key and are given a value each, of which least squares takes the
+   the one where the values are found share the change, R / n each, written from the lowest up. dW = R K^T (lambda C + K
+   K^T)^-1. Published defaults: layers 13-17 of GPT2-XL, 3-8 of GPT-J, 4-8 of Llama-3-8B, lambda 15,000 to 20,000; 25
+   steps (20 on GPT2-XL) of Adam at 0.5 (0.1 on Llama-3-8B), KL weight 0.0625, decay 0.5, a shift of at most 0.75 of the
+   state's norm (here lengths are in units of the mlp's output, a quarter of it on the default model), 5 contexts and
+   the bare prompt. Here: three layers, 4 contexts and the bare prompt, `ValueSearch` as it comes. Published pitfalls:
+   lambda is absolute, so the method leaves half of the facts out on a model with shorter keys (here it is in units of
+   the keys' own size); facts about one subject share a key and are given a value each, of which least squares takes the
    mean (here they share one value).
 2. MassSequence: batches with the running sum of earlier keys, dW = R K^T (lambda C + K_p K_p^T + K K^T)^-1, the
    strongest simple recipe for sequences (https://arxiv.org/abs/2605.26670).
@@ -33,8 +33,8 @@ class Mass(ClosedForm):
     """All facts in one batch, several layers; settings as in `edits.grid.ClosedForm`.
 
     MEMIT (https://arxiv.org/abs/2210.07229), eq. 14: dW = R K^T (lambda C + K K^T)^-1 a layer, R / n of what n layers
-    still miss. Published: 5 layers (6 on GPT-J), lambda 15,000 to 20,000, 6 contexts. Here: 3 layers, lambda 0.02 of the
-    mean k^T C^-1 k, 5 contexts, balanced keys, nearly the same names weighed in C.
+    still miss. Published: 5 layers (6 on GPT-J), lambda 15,000 to 20,000, 6 contexts. Here: 3 layers, lambda 0.02 of
+    the mean k^T C^-1 k, 5 contexts, balanced keys, nearly the same names weighed in C.
     """
 
     name: ClassVar[str] = "memit"

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from edits.objectives import Objective
+from edits.spread import adds_as_is
 from surgery.errors import SurgeryError
 from surgery.fact import SLOT, Fact
 from surgery.hooks import Trace, TraceDict, hidden, with_hidden
@@ -223,8 +224,8 @@ class Replayed:
         self._starts = -torch.tensor(subject, device=model.device)
         with torch.no_grad(), fast_products(model.device, model.dtype), self._products:
             self._replay = RowReplay(model, batch, max(subject), site.layer)
-            self._unshifted: Tensor | None = None
-            self._unshifted = self._added()
+            # what the edited block gives, where shifts are merely added to it
+            self._unshifted = self._replay.block(site.layer, self._replay.states) if adds_as_is(model, site) else None
 
     def __call__(self, shifts: Float[Tensor, "groups d_model"]) -> list[Reading]:
         """By the blocks from the edited one up."""
@@ -248,24 +249,12 @@ class Replayed:
     def _shifted(self, each: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows live d_model"]:
         """What the edited block gives for a shift a row."""
         if self._unshifted is not None:
-            return torch.cat([self._unshifted[:, :1] + each[:, None], self._unshifted[:, 1:]], 1)
+            first = self._unshifted[:, :1] + each[:, None].to(self._unshifted.dtype)
+            return torch.cat([first, self._unshifted[:, 1:]], 1)
         at = torch.zeros(len(each), dtype=torch.long, device=each.device)
         with shifted(self._model, self._module, at, each):
             states = self._replay.block(self._site.layer, self._replay.states)
         return states
-
-    def _added(self) -> Float[Tensor, "rows live d_model"] | None:
-        """The edited block's output without a shift, where shifts are merely added to it; None where they are not.
-
-        Most blocks add their mlp's output to the residual stream as it is; some put a norm between.
-        """
-        unshifted = self._replay.block(self._site.layer, self._replay.states)
-        draw = torch.randn(unshifted[:, 0].shape, generator=torch.Generator().manual_seed(0)).to(unshifted)
-        shift = draw * unshifted[:, 0].norm(dim=-1, keepdim=True) / draw.norm(dim=-1, keepdim=True)
-        off = self._shifted(shift) - unshifted
-        off[:, 0] -= shift
-        tolerance = 1e-4 if unshifted.dtype == torch.float32 else 1e-2
-        return unshifted if bool((off.norm(dim=(1, 2)) <= tolerance * shift.norm(dim=1)).all()) else None
 
 
 def packed_above(model: Model, site: Site) -> AbstractContextManager[Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from every_method import SITE, Quick, able
+from every_method import SITE, Quick, able, sites_of
 from tiny import tiny_model, tiny_tokenizer
 
 from edits import (
@@ -29,6 +29,20 @@ from surgery.shipped import neutral_texts
 from surgery.verification.drift import perplexity
 
 NEURONS = ("zero-neurons", "scale-neurons", "replace-neurons")
+
+
+def test_computed_again_or_with_texts_padded_on_the_other_side_it_is_the_same_edit(
+    gpt2: Model, gpt2_statistics: Statistics, quick: Quick, tiny_fact: Fact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, longer = quick(gpt2_statistics), tiny_fact.replace(subject="The long river", new_target="Berlin")
+    facts = able(method, tiny_fact, longer)
+    first = method(gpt2, facts, sites_of(method, gpt2))
+    for side in ("left", "right"):
+        monkeypatch.setattr(gpt2.tokenizer, "padding_side", side)
+        again = method(gpt2, facts, sites_of(method, gpt2))
+        for delta, same in zip(first.deltas, again.deltas, strict=True):
+            assert torch.equal(delta.left, same.left)
+            assert torch.equal(delta.right, same.right)
 
 
 def test_a_model_whose_weights_want_gradients_gets_the_same_edit_and_keeps_wanting(

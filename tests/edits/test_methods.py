@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from every_method import SITE, Quick, able
+from every_method import Quick, able, sites_of
 from tiny import ARCHITECTURES, VARIANTS, tiny_model, tiny_tokenizer
 from torch import nn
 
@@ -58,7 +58,7 @@ class Made:
 
 
 def compute(model: Model, method: Method, *facts: Fact) -> Edit:
-    return method(model, able(method, *facts), [SITE])
+    return method(model, able(method, *facts), sites_of(method, model))
 
 
 @pytest.fixture(scope="session")
@@ -106,6 +106,7 @@ def test_computing_an_edit_changes_nothing_and_applying_it_does(
     assert made.disturbed == ()
     assert edit.base == tiny.fingerprint
     assert [fact.subject for fact in edit.facts] == [tiny_fact.subject, other_fact.subject]
+    assert len(edit.deltas) == len(sites_of(METHODS[edit.method](), tiny))
     assert tiny_fact.prompt in edit.prompts
     assert not set(edit.prompts) & set(tiny_fact.paraphrases)
     with edit.applied(tiny):
@@ -188,8 +189,8 @@ def test_the_same_weights_stored_the_other_way_round_get_the_same_edit(quick: Qu
         block.mlp.c_proj.bias.data = old.bias.data
     linear.requires_grad_(False)
     models = [load((hf, tiny_tokenizer())) for hf in (convolved, linear)]
-    methods = [quick(fit_statistics(model, [tiny_fact.prompt] * 5, [1], rank=8, progress=False)) for model in models]
-    found = [method(model, able(method, tiny_fact), [SITE]) for method, model in zip(methods, models, strict=True)]
+    methods = [quick(fit_statistics(model, [tiny_fact.prompt] * 5, [1, 2], rank=8, progress=False)) for model in models]
+    found = [compute(model, method, tiny_fact) for method, model in zip(methods, models, strict=True)]
     for delta, other in zip(*(edit.deltas for edit in found), strict=True):
         assert delta.dense().shape == (convolved.config.n_embd, convolved.config.n_inner)
         torch.testing.assert_close(
