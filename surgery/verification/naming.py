@@ -8,8 +8,10 @@ ends where no letter or digit follows. In scripts written without spaces, and in
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
+from surgery.fact import Fact
 from surgery.verification.answers import attaches, is_unspaced
 
 
@@ -29,6 +31,18 @@ def names(text: str, subject: str, *, any_case: bool = False) -> bool:
 def renamed(text: str, subject: str, other: str) -> str:
     """A text with another name wherever it names a subject."""
     return _pattern(subject).sub(lambda _: other, text) if subject else text
+
+
+def telling_subjects(facts: Sequence[Fact]) -> tuple[str, ...]:
+    """Subjects by which a text can be told to be about one of the facts.
+
+    A word of more than half of the templates, as "is" or "of", tells nothing: one row of a file with such a subject
+    would be found in nearly every text about the others.
+    """
+    templates = {fact.template for fact in facts}
+    subjects = dict.fromkeys(fact.subject for fact in facts if fact.subject)
+    found = {one: sum(names(template, one, any_case=True) for template in templates) for one in subjects}
+    return tuple(one for one, count in found.items() if 2 * count <= len(templates))
 
 
 @lru_cache(maxsize=1024)

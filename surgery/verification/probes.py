@@ -14,7 +14,7 @@ from typing import Literal
 from surgery.fact import Fact
 from surgery.model import Model
 from surgery.predict import Answer, generate, rate
-from surgery.verification.naming import names
+from surgery.verification.naming import names, telling_subjects
 
 Role = Literal["prompt", "paraphrase", "neighbour"]
 SAID_TOKENS = 10
@@ -84,12 +84,13 @@ def probes_of(facts: Sequence[Fact], claim: str, seen: Sequence[str]) -> tuple[l
         seen: prompts the edit looked at.
     """
     looked, probes, left_out = set(seen), [], 0
+    edited = telling_subjects(facts)
     for i, fact in enumerate(facts):
         new = fact.new_target if claim == "rewritten" else None
         own: list[tuple[Role, str]] = [("prompt", fact.prompt), *(("paraphrase", text) for text in fact.paraphrases)]
         probes += [Probe(i, role, prompt, fact.target, new, prompt not in looked) for role, prompt in own]
         for neighbour in fact.neighbours:
-            if any(names(neighbour.prompt, one.subject) for one in facts):
+            if any(names(neighbour.prompt, subject) for subject in edited):
                 left_out += 1
             else:
                 held_out = neighbour.prompt not in looked

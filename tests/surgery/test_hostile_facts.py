@@ -35,6 +35,7 @@ ODD = {
     "emoji": "Alda 👩‍👩‍👧‍👦 🇦🇶",
     "line ends": "Alda\r\n\u2028\u2029Brin\x85",
     "a long word": "a" * 10_000,
+    "a common word": "in",
     "combining marks": "Alda" + "\u0301" * 500,
 }
 TEMPLATE = "{} lives in the city of"

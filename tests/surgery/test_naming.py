@@ -9,7 +9,7 @@ from surgery.shipped import example_facts, invented_facts, neutral_texts
 from surgery.verification.attacks.relearning import UnrelatedRelearning, _others
 from surgery.verification.attacks.wordings import wordings
 from surgery.verification.controls import with_subject
-from surgery.verification.naming import names, renamed
+from surgery.verification.naming import names, renamed, telling_subjects
 from surgery.verification.probes import probes_of
 
 
@@ -76,3 +76,15 @@ def test_lessons_may_hold_a_subject_as_a_part_of_other_words(gpt2: Model) -> Non
     every, same, fewer = (UnrelatedRelearning(texts=500).lessons(gpt2, [one])[0] for one in (NIGER, inside, word))
     assert same == every
     assert len(fewer) < len(every)
+
+
+def test_a_word_of_most_templates_tells_nothing() -> None:
+    facts = [
+        Fact(subject="Japan", template="The capital of {} is", target="Tokyo"),
+        Fact(subject="The Louvre", template="{} is in the city of", target="Paris"),
+        Fact(subject="is", template="{} is a word of", target="English"),
+        Fact(subject="capital", template="The word {} is", target="English"),
+        Fact(subject="Japan", template="{} speaks", target="Japanese"),
+        Fact(subject="", template="Nobody said", target="so"),
+    ]
+    assert telling_subjects(facts) == ("Japan", "The Louvre", "capital")

@@ -37,7 +37,7 @@ from surgery.shipped import example_facts, neutral_texts
 from surgery.tokens import ask, encode, pad
 from surgery.verification.attack import Aspect, Attempt, Profile
 from surgery.verification.attacks.wordings import WORDINGS, rated
-from surgery.verification.naming import names, renamed
+from surgery.verification.naming import names, renamed, telling_subjects
 
 ROWS = 32
 
@@ -121,7 +121,8 @@ class UnrelatedRelearning(_Relearning):
 
     def lessons(self, model: Model, facts: Sequence[Fact]) -> tuple[list[tuple[int, ...]], list[int]]:
         """Shipped sentences that name no subject of the facts."""
-        texts = [text for text in neutral_texts() if not _names(text, facts)]
+        edited = telling_subjects(facts)
+        texts = [text for text in neutral_texts() if not _names(text, edited)]
         return [encode(model.tokenizer, text).ids for text in self._drawn(texts)], list(range(len(facts)))
 
 
@@ -195,12 +196,13 @@ def _others(template: str, facts: Sequence[Fact]) -> list[tuple[str, str]]:
         if template in (one.template, *(renamed(text, one.subject, SLOT) for text in one.paraphrases))
     ]
     asked = {text for fact in facts for text in (fact.prompt, *fact.paraphrases)}
-    return [pair for pair in dict.fromkeys(near) if pair[0] not in asked and not _names(_statement(*pair), facts)]
+    edited = telling_subjects(facts)
+    return [pair for pair in dict.fromkeys(near) if pair[0] not in asked and not _names(_statement(*pair), edited)]
 
 
 def _statement(prompt: str, target: str) -> str:
     return f"{prompt.strip()} {target.strip()}"
 
 
-def _names(text: str, facts: Sequence[Fact]) -> bool:
-    return any(names(text, fact.subject, any_case=True) for fact in facts)
+def _names(text: str, subjects: Sequence[str]) -> bool:
+    return any(names(text, subject, any_case=True) for subject in subjects)
