@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import matplotlib.pyplot as plt
 import typer
+from matplotlib.axes import Axes
 
+import locate
 import surgery
 from surgery import signing
 from surgery.commands.options import Run
@@ -28,6 +31,14 @@ SignKey = Annotated[
     typer.Option("--sign", help="Private key to sign the certificate by; see 'surgery certificate keygen'."),
 ]
 
+Traced = Annotated[
+    bool,
+    typer.Option(
+        "--trace",
+        help="Also draw where the first fact's answer passes through the model before the edit, beside its depth.",
+    ),
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
@@ -41,6 +52,7 @@ class Outputs:
     junit: Path | None = None
     certificate: Path | None = None
     sign: Path | None = None
+    trace: bool = False
 
     def __post_init__(self) -> None:
         if self.sign is not None and self.certificate is None:
@@ -84,7 +96,10 @@ def conclude(
         written["certificate"] = str(made.save(outputs.certificate))
     shown = list(written.values())
     if outputs.report is not None:
-        shown.append(str(report.save(outputs.report) / "report.html"))
+        where = _maps(run, model, facts or (edit.facts if edit is not None else ())) if outputs.trace else {}
+        shown.append(str(report.save(outputs.report, where=where) / "report.html"))
+        for ax in where.values():
+            plt.close(ax.get_figure(root=True))
     run.say(report.table())
     for verdict in report.verdicts:
         depth = f" ({verdict.depth})" if verdict.depth not in (None, verdict.overall) else ""
@@ -92,3 +107,17 @@ def conclude(
     run.say(": ".join([report.meaning, *([", ".join(shown)] if shown else [])]))
     run.result({**(also or {}), **written, **report.as_record()})
     return report.exit_code
+
+
+def _maps(run: Run, model: surgery.Model, facts: Sequence[Fact]) -> dict[str, Axes]:
+    """Where the answer of the first fact with a subject passes through; what cannot be traced is said and left out."""
+    fact = next((one for one in facts if one.subject), None)
+    if fact is None:
+        run.complain("--trace: no fact has a subject to hide, so there is no map")
+        return {}
+    try:
+        trace = locate.causal_trace(model, fact, kind="mlp", progress=run.talks)
+    except SurgeryError as error:
+        run.complain(f"--trace: {error}")
+        return {}
+    return {f"Where the answer of {fact.prompt!r} passes through": trace.plot()}

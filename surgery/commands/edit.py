@@ -15,7 +15,7 @@ import typer
 
 import edits
 import surgery
-from surgery.commands.conclude import CertificateFile, JunitFile, Outputs, SignKey, conclude
+from surgery.commands.conclude import CertificateFile, JunitFile, Outputs, SignKey, Traced, conclude
 from surgery.commands.corpus import Passages
 from surgery.commands.options import (
     RAISING,
@@ -134,6 +134,7 @@ def remove(
     junit: JunitFile = None,
     certificate: CertificateFile = None,
     sign: SignKey = None,
+    trace: Traced = False,
 ) -> int:
     """Compute the edit that removes facts, verify it, write edit and report. The model stays as it is."""
     chosen = [fact.replace(new_target=None) for fact in surgery.read_facts(facts)]
@@ -143,7 +144,7 @@ def remove(
     check_profile(profile)
     check_keep(keep_facts)
     check_writable(out)
-    outputs = Outputs(report=report, junit=junit, certificate=certificate, sign=sign)
+    outputs = Outputs(report=report, junit=junit, certificate=certificate, sign=sign, trace=trace)
     found = _computed(run, chosen, method, wanted, layer, corpus, "removed", limits, names, out)
     judged = surgery.verify(found.model, found.edit, profile=profile, seed=run.verify_seed)  # type: ignore[arg-type]  # checked there
     surgery.redact(found.edit, keep_facts).save(out)  # type: ignore[arg-type]  # checked above

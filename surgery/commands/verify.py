@@ -9,7 +9,7 @@ import typer
 
 import edits
 import surgery
-from surgery.commands.conclude import CertificateFile, JunitFile, Outputs, SignKey, conclude
+from surgery.commands.conclude import CertificateFile, JunitFile, Outputs, SignKey, Traced, conclude
 from surgery.commands.options import Attacks, MaybeFacts, Profile, ReportFolder, Run
 from surgery.errors import SurgeryError
 from surgery.verification.attacks import attacks_named
@@ -45,6 +45,7 @@ def verify(
     junit: JunitFile = None,
     certificate: CertificateFile = None,
     sign: SignKey = None,
+    trace: Traced = False,
 ) -> int:
     """Judge an edit, a ledger, or a model as it is, by facts."""
     if edit is not None and ledger is not None:
@@ -67,7 +68,7 @@ def verify(
         benchmarks.check(made)
     check_profile(profile)
     tried = None if attacks is None else attacks_named(attacks.split(","), run.verify_seed)
-    outputs = Outputs(report=report, junit=junit, certificate=certificate, sign=sign)
+    outputs = Outputs(report=report, junit=junit, certificate=certificate, sign=sign, trace=trace)
     model = run.load()
     found = surgery.verify(
         model,

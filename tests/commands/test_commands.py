@@ -132,6 +132,19 @@ def test_verify_exits_with_its_finding(
     assert json.loads(Path("report/report.json").read_text()) == record
 
 
+def test_a_map_stands_beside_a_removal_s_depth(
+    surgery: Surgery, given: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ("verify", "--model", given["model"], "--report", "report", "--trace", "--quiet")
+    assert surgery(*common, "--edit", given["crude.edit"], "--profile", "standard", "--attacks", "paraphrases") == 11
+    page = Path("report/report.html").read_text()
+    deep, where = page.index("How deep"), page.index("Where the answer of")
+    assert "<h2" not in page[deep + 10 : where]
+    assert surgery(*common, "--facts", given["too long.jsonl"], "--claim", "removed") == 13
+    assert "surgery: --trace: " in capsys.readouterr().err
+    assert "Where the answer of" not in Path("report/report.html").read_text()
+
+
 def test_verify_draws_by_the_seed(surgery: Surgery, given: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     common = ("verify", "--model", given["model"], "--edit", given["crude.edit"], "--report", "report", "--json")
     found = []
