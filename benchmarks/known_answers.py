@@ -1,8 +1,8 @@
 """Verdicts of the default model on facts whose state is known; the toys' truth table, with assertions, is in the tests.
 
 A fact about an invented person, never taught; taught by an edit, and taken out again exactly; a known fact left as it
-is, removed by one rank-one change, and changed four times as far. Prints a table and holds no assertions:
-`python benchmarks/known_answers.py --profile standard`.
+is, removed, given another answer, and changed four times as far, by one rank-one change. Prints a table and holds no
+assertions: `python benchmarks/known_answers.py --profile standard`.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ def reports(model: Model, profile: str) -> Iterator[tuple[str, str, Report]]:
         yield "taught, and taken out exactly", "holds", judged(back, nobody)
     yield "known, left as it is", "still there", judged(scaled(removal, 1e-4), tower)
     yield "known, its subject's value changed", "suppressed or holds", judged(removal, tower)
+    rewrite = edits.RankOne(progress=False)(model, tower.replace(new_target="Rome"))
+    yield "known, given another answer", "suppressed", judged(dataclasses.replace(rewrite, claim="removed"), tower)
     yield "known, changed four times as far", "collateral damage, or worse", judged(scaled(removal, 4.0), tower)
 
 

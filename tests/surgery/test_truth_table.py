@@ -220,7 +220,7 @@ def test_one_wording_proves_nothing(toy: Toy) -> None:
 def test_attacks_raise_one_in_twenty_of_what_was_never_known(toy: Toy) -> None:
     """50 facts about nobody; controls are others of the same kind, so each is the largest of 21 in one case of 21.
 
-    Of 50 independent facts, 8 or fewer are raised with a probability of 99.9 %.
+    Of 50 independent facts, 6 or fewer are raised with a probability of 99 %.
     """
     model, facts = toy
     names, draw = nobodies(facts), np.random.RandomState(0)
