@@ -16,7 +16,7 @@ Papers name points of this grid; here they are presets of one class (`edits.rank
    of the changes.
 
 `find` and `solve` are steps 2 and 3 to 4 of one batch on the weights as they are: values that are kept can be solved
-for again, for any subset of them.
+for again, for any subset of them; where names weigh, as they do by how many subjects there were when values were found.
 """
 
 from __future__ import annotations

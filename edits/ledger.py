@@ -10,7 +10,8 @@
    the last bit whatever was added and removed in which order. Elsewhere sums are rounded otherwise; `check` says by how
    much.
 4. A version names its values, its edit and the version before it by hashes (`edits.ledger_store`,
-   `edits.ledger_version`), so a version's own hash stands for everything that went into it.
+   `edits.ledger_version`), so a version's own hash stands for everything that went into it, but
+   for this package's own code and the texts it brings along.
 
 Removing takes back what the ledger did about a fact. From a ledger that rewrites, the model gives its old answer again;
 from one that removes, the model *knows the fact again*. Earlier versions still hold what was removed; `prune` with
