@@ -13,9 +13,9 @@ All of them are one formula. With a metric M (what a change of the weight costs,
    directions ordinary text uses less than others, M = l I + P K_p K_p^T P.
 
 M is a diagonal plus a low rank, so M^-1 K comes from Woodbury's identity in float64, and no d_ff x d_ff matrix is
-built, save once a layer for the eigenvectors of the null space: 2 s at d_ff 1536, minutes above 10,000. The change has
-the rank of the number of keys. Weights (lambda, l, a) are in units of the keys' own size: the published absolute ones
-suit the models they were found on and do nothing, or too much, on others.
+built, save where the rank is no lower, and once a layer for the eigenvectors of the null space: 2 s at d_ff 1536,
+minutes above 10,000. The change has the rank of the number of keys. Weights (lambda, l, a) are in units of the keys'
+own size: the published absolute ones suit the models they were found on and do nothing, or too much, on others.
 """
 
 from __future__ import annotations
@@ -247,8 +247,10 @@ class NullSpace:
 def whitened(
     keys: Float[Tensor, "d_ff n"], diagonal: Float[Tensor, " d_ff"], factors: Float[Tensor, "d_ff rank"]
 ) -> Float[Tensor, "d_ff n"]:
-    """(diag(diagonal) + factors factors^T)^-1 keys, by Woodbury's identity in float64."""
+    """(diag(diagonal) + factors factors^T)^-1 keys in float64: by Woodbury's identity, or dense where that is cheaper."""
     d, f, k = diagonal.double().cpu()[:, None], factors.double().cpu(), keys.double().cpu()
+    if f.shape[1] >= len(f):
+        return torch.cholesky_solve(k, torch.linalg.cholesky(torch.addmm(d.flatten().diag(), f, f.T)))
     inner = torch.eye(f.shape[1], dtype=torch.float64) + f.T @ (f / d)
     return k / d - (f / d) @ torch.linalg.solve(inner, f.T @ (k / d))
 

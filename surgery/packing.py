@@ -9,7 +9,7 @@ functions, of which a transformer's block calls a hundred.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import cache, partial
 from typing import Any
@@ -48,11 +48,11 @@ class PackedProducts(AbstractContextManager[None]):
         found = dict.fromkeys(module for root in roots for module in root.modules())
         # one whose forward somebody else replaced is left to them
         self._maps = [one for one in found if type(one) in (nn.Linear, Conv1D) and "forward" not in vars(one)]
-        self._ways: list[Callable[[Tensor], Tensor]] = [partial(self._forward, module) for module in self._maps]
 
     def __enter__(self) -> None:
-        for module, way in zip(self._maps, self._ways, strict=True):
-            vars(module)["forward"] = way
+        # made anew each time: kept, they would be a circle that holds the copies until somebody collects garbage
+        for module in self._maps:
+            vars(module)["forward"] = partial(self._forward, module)
 
     def __exit__(self, *raised: object) -> None:
         for module in self._maps:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edits import Constrained, LeastSquares, NullSpace, SecondMoment, Solver
-from edits.solve import SMALLEST_COSINE, Solution
+from edits.solve import SMALLEST_COSINE, Solution, whitened
 from surgery import SurgeryError
 
 D_MODEL, D_FF, N = 12, 30, 5
@@ -48,6 +48,14 @@ def change(found: Solution) -> Tensor:
 
 def assert_agree(found: Tensor, wanted: Tensor) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("rank", [0, 3, D_FF - 1, D_FF, 2 * D_FF])
+def test_whitened_keys_are_those_of_the_whole_matrix(rank: int, drawn: Drawn) -> None:
+    factors = torch.randn(D_FF, rank, generator=torch.Generator().manual_seed(1))
+    whole = drawn.moment.diagonal.double().diag() + factors.double() @ factors.double().T
+    found = whitened(drawn.keys, drawn.moment.diagonal, factors)
+    torch.testing.assert_close(whole @ found, drawn.keys.double(), rtol=1e-9, atol=1e-9)
 
 
 def test_two_different_keys_in_one_formula_make_an_enormous_change_and_one_key_does_not() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -78,6 +80,16 @@ def test_only_modules_that_are_handed_in_are_packed_and_all_get_their_forward_ba
     assert packed == [id(inside[0].weight)]
     assert "forward" not in vars(inside[0])
     assert own(rows) is rows
+
+
+def test_copies_go_with_the_last_who_uses_them() -> None:
+    made = frozen(8, 4)
+    products = packed_products([made])
+    with products:
+        made(drawn(3, 4).requires_grad_()).sum().backward()
+    kept = weakref.ref(products)
+    del products
+    assert kept() is None  # at once: garbage is collected by how many objects there are, not by their size
 
 
 def test_a_weight_that_was_changed_is_refused() -> None:
