@@ -247,7 +247,7 @@ class NullSpace:
 def whitened(
     keys: Float[Tensor, "d_ff n"], diagonal: Float[Tensor, " d_ff"], factors: Float[Tensor, "d_ff rank"]
 ) -> Float[Tensor, "d_ff n"]:
-    """(diag(diagonal) + factors factors^T)^-1 keys in float64: by Woodbury's identity, or dense where that is cheaper."""
+    """(diag(diagonal) + factors factors^T)^-1 keys in float64: by Woodbury's identity, or dense where cheaper."""
     d, f, k = diagonal.double().cpu()[:, None], factors.double().cpu(), keys.double().cpu()
     if f.shape[1] >= len(f):
         return torch.cholesky_solve(k, torch.linalg.cholesky(torch.addmm(d.flatten().diag(), f, f.T)))
