@@ -28,6 +28,12 @@ LAYER = 1
 
 @pytest.fixture(scope="session")
 def tiny_statistics(tiny: Model) -> Statistics:
+    return fit_statistics(tiny, SENTENCES, [LAYER], rank=8, progress=False)
+
+
+@pytest.fixture(scope="session")
+def two_layers(tiny: Model) -> Statistics:
+    """For methods that spread a change over several."""
     return fit_statistics(tiny, SENTENCES, [LAYER, LAYER + 1], rank=8, progress=False)
 
 
@@ -45,7 +51,7 @@ def other_fact(tiny_fact: Fact) -> Fact:
 
 @pytest.fixture(scope="session")
 def gpt2_statistics(gpt2: Model) -> Statistics:
-    return fit_statistics(gpt2, SENTENCES, [0, LAYER, LAYER + 1], rank=8, progress=False)
+    return fit_statistics(gpt2, SENTENCES, [0, LAYER], rank=8, progress=False)
 
 
 @pytest.fixture(scope="session", params=list(METHODS))

@@ -32,9 +32,10 @@ NEURONS = ("zero-neurons", "scale-neurons", "replace-neurons")
 
 
 def test_computed_again_or_with_texts_padded_on_the_other_side_it_is_the_same_edit(
-    gpt2: Model, gpt2_statistics: Statistics, quick: Quick, tiny_fact: Fact, monkeypatch: pytest.MonkeyPatch
+    gpt2: Model, quick: Quick, tiny_fact: Fact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method, longer = quick(gpt2_statistics), tiny_fact.replace(subject="The long river", new_target="Berlin")
+    method = quick(fit_statistics(gpt2, [tiny_fact.prompt] * 5, [1, 2], rank=8, progress=False))
+    longer = tiny_fact.replace(subject="The long river", new_target="Berlin")
     facts = able(method, tiny_fact, longer)
     first = method(gpt2, facts, sites_of(method, gpt2))
     for side in ("left", "right"):

@@ -62,7 +62,7 @@ def compute(model: Model, method: Method, *facts: Fact) -> Edit:
 
 
 @pytest.fixture(scope="session")
-def made(tiny: Model, tiny_statistics: Statistics, quick: Quick, tiny_fact: Fact, other_fact: Fact) -> Made:
+def made(tiny: Model, two_layers: Statistics, quick: Quick, tiny_fact: Fact, other_fact: Fact) -> Made:
     runs = 0
 
     def count(module: Any, args: Any, output: Any) -> None:
@@ -83,7 +83,7 @@ def made(tiny: Model, tiny_statistics: Statistics, quick: Quick, tiny_fact: Fact
     tiny.block_axes  # noqa: B018 (worked out once a model, by runs of its own)
     before = state()
     with count_runs(tiny, count):
-        edit = compute(tiny, quick(tiny_statistics), tiny_fact, other_fact)
+        edit = compute(tiny, quick(two_layers), tiny_fact, other_fact)
     after = state()
     return Made(edit, runs, tuple(name for name in before if before[name] != after[name]))
 
@@ -118,7 +118,7 @@ def test_computing_an_edit_changes_nothing_and_applying_it_does(
 def test_an_edit_that_is_broken_off_leaves_the_weights_as_they_were(
     tiny: Model,
     made: Made,
-    tiny_statistics: Statistics,
+    two_layers: Statistics,
     quick: Quick,
     tiny_fact: Fact,
     other_fact: Fact,
@@ -126,7 +126,7 @@ def test_an_edit_that_is_broken_off_leaves_the_weights_as_they_were(
     request: pytest.FixtureRequest,
 ) -> None:
     unchanged(tiny)
-    base, method = tiny.fingerprint, quick(tiny_statistics)
+    base, method = tiny.fingerprint, quick(two_layers)
     assert made.runs > 1
     # each architecture at a place of its own, so that every method is broken off all along its way
     architecture = request.node.callspec.params["tiny"]
@@ -165,7 +165,7 @@ def test_undoing_brings_back_every_bit(tiny: Model, made: Made) -> None:
 def test_undoing_brings_back_every_bit_of_half_as_many(
     tiny: Model,
     made: Made,
-    tiny_statistics: Statistics,
+    two_layers: Statistics,
     quick: Quick,
     tiny_fact: Fact,
     request: pytest.FixtureRequest,
@@ -173,7 +173,7 @@ def test_undoing_brings_back_every_bit_of_half_as_many(
     model = load((copy.deepcopy(tiny.hf).to(torch.bfloat16), tiny.tokenizer))
     base, edit = model.fingerprint, dataclasses.replace(made.edit, base=model.fingerprint)
     if request.node.callspec.params["tiny"] in BOTH or edit.method == "rank-one":
-        own = quick(dataclasses.replace(tiny_statistics, fingerprints=(base,)))
+        own = quick(dataclasses.replace(two_layers, fingerprints=(base,)))
         edit = compute(model, own, tiny_fact)
     before, edited, after = fingerprints(model, edit)
     assert base == before == after != edited
