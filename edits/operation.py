@@ -47,9 +47,7 @@ class Operation:
             return self.report.save(folder)
         ax = self.trace.plot()
         try:
-            return self.report.save(
-                folder, where={f"Where the answer of {self.trace.fact.prompt!r} passes through": ax}
-            )
+            return self.report.save(folder, where={self.trace.heading: ax})
         finally:
             plt.close(ax.get_figure(root=True))
 

@@ -107,6 +107,11 @@ class Trace:
         gained = self.scores - self.unpatched
         return gained if self.direction == "restore" else -gained
 
+    @property
+    def heading(self) -> str:
+        """What stands above its map in a report."""
+        return f"Where the answer of {self.fact.prompt!r} passes through"
+
     def peak(self, within: Span | None = None) -> Site:
         """The site with the largest effect, over all positions or those of a span such as `trace.subject`.
 

@@ -10,7 +10,6 @@ Whether this helps is a matter of the processor alone, so that a machine gives t
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -45,12 +44,8 @@ def by_convolution(
     return out.permute(0, 2, 3, 1).reshape(*rows.shape[:-1], len(weight))
 
 
-class LinearMaps(TorchFunctionMode, ABC):
-    """A block that may compute linear maps its own way: those of linear modules, and of Conv1D, which calls addmm."""
-
-    @abstractmethod
-    def product(self, rows: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool) -> Tensor | None:
-        """x W^T + b, x W + b if the weight is stored transposed; None leaves it as it is."""
+class _ByConvolution(TorchFunctionMode):
+    """Hands products of many rows to oneDNN: those of linear modules, and of Conv1D, which calls addmm."""
 
     def __torch_function__(
         self,
@@ -59,21 +54,11 @@ class LinearMaps(TorchFunctionMode, ABC):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        made = None
-        if func is linear and not kwargs:
-            made = self.product(args[0], args[1], args[2] if len(args) > 2 else None, transposed=False)
-        elif func is torch.addmm and not kwargs:
-            made = self.product(args[1], args[2], args[0], transposed=True)
-        return func(*args, **(kwargs or {})) if made is None else made
-
-
-class _ByConvolution(LinearMaps):
-    """Hands products of many rows to oneDNN."""
-
-    def product(self, rows: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool) -> Tensor | None:
-        if not _is_large(rows):
-            return None
-        return by_convolution(rows, weight.T if transposed else weight, bias)
+        if func is linear and not kwargs and _is_large(args[0]):
+            return by_convolution(*args)
+        if func is torch.addmm and not kwargs and _is_large(args[1]):
+            return by_convolution(args[1], args[2].T, args[0])
+        return func(*args, **(kwargs or {}))
 
 
 def _is_large(rows: Tensor) -> bool:

@@ -12,12 +12,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from left import hooks_left
 from tiny import ARCHITECTURES, VARIANTS, tiny_model, tiny_tokenizer
 from toy import trained_toy
 
 from surgery import Fact, Model, Neighbour, load
-
-LONG = ("test_notebooks.py", "test_end_to_end.py", "test_truth_table.py", "test_ledger_store.py", "test_report_page.py")
 
 # no model hub is asked, whatever a test does
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -34,11 +33,6 @@ def threads(request: pytest.FixtureRequest) -> None:
     """One thread for tiny models, which a second one only slows down; what the environment allows for the real one."""
     allowed = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     torch.set_num_threads(allowed if "smol" in request.fixturenames else 1)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files of few long tests begin first, so that no process is left with one of them at the end."""
-    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 @pytest.fixture(scope="session", params=[*ARCHITECTURES, *VARIANTS])
@@ -95,8 +89,3 @@ def unchanged() -> Iterator[Callable[[Model], None]]:
     for model, fingerprint in watched:
         assert model.fingerprint == fingerprint
         assert not hooks_left(model)
-
-
-def hooks_left(model: Model) -> list[str]:
-    """Names of modules that still carry a forward hook."""
-    return [name for name, module in model.hf.named_modules() if module._forward_hooks or module._forward_pre_hooks]

@@ -97,9 +97,11 @@ def conclude(
     shown = list(written.values())
     if outputs.report is not None:
         where = _maps(run, model, facts or (edit.facts if edit is not None else ())) if outputs.trace else {}
-        shown.append(str(report.save(outputs.report, where=where) / "report.html"))
-        for ax in where.values():
-            plt.close(ax.get_figure(root=True))
+        try:
+            shown.append(str(report.save(outputs.report, where=where) / "report.html"))
+        finally:
+            for ax in where.values():
+                plt.close(ax.get_figure(root=True))
     run.say(report.table())
     for verdict in report.verdicts:
         depth = f" ({verdict.depth})" if verdict.depth not in (None, verdict.overall) else ""
@@ -120,4 +122,4 @@ def _maps(run: Run, model: surgery.Model, facts: Sequence[Fact]) -> dict[str, Ax
     except SurgeryError as error:
         run.complain(f"--trace: {error}")
         return {}
-    return {f"Where the answer of {fact.prompt!r} passes through": trace.plot()}
+    return {trace.heading: trace.plot()}

@@ -42,7 +42,7 @@ def demo(run: Run, out: OutFolder = Path("demo")) -> int:
     run.say(f"   {edit.deltas[0]}: {path} ({path.stat().st_size} bytes, {time.perf_counter() - clock:.0f} s)")
     run.say("\n3. Does it hold? Phrasings the edit has not seen, and neighbours that must stay.\n")
     report = surgery.verify(model, edit, seed=run.verify_seed)
-    folder = report.save(out / "report", where={f"Where the answer of {fact.prompt!r} passes through": drawn})
+    folder = report.save(out / "report", where={trace.heading: drawn})
     run.say(report.table())
     total = time.perf_counter() - started
     run.say(f"\n{report.meaning}: {folder / 'report.html'}; {total:.0f} s in all. The model on disk is as it was.")

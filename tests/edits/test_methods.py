@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from every_method import Quick, able, sites_of
+from left import hooks_left
 from tiny import ARCHITECTURES, VARIANTS, tiny_model, tiny_tokenizer
 from torch import nn
 
@@ -74,7 +75,7 @@ def made(tiny: Model, two_layers: Statistics, quick: Quick, tiny_fact: Fact, oth
             "weights": tiny.fingerprint,
             "logits": logits(tiny, tiny_fact).tolist(),
             "random numbers": torch.get_rng_state().tolist(),
-            "hooks": [name for name, one in tiny.hf.named_modules() if one._forward_hooks or one._forward_pre_hooks],
+            "hooks": hooks_left(tiny),
             "gradients": [
                 name for name, one in tiny.hf.named_parameters() if one.requires_grad or one.grad is not None
             ],
