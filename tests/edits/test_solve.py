@@ -71,6 +71,28 @@ def test_two_different_keys_in_one_formula_make_an_enormous_change_and_one_key_d
     assert float(found.norm()) == pytest.approx(5 * 0.125004 / 0.062501, rel=1e-4)  # two shifts a key of length 0.5
 
 
+@pytest.mark.parametrize(("scale", "published"), [(0.01, 0.001 / 0.101), (1.0, 10 / 10.1), (10.0, 1000 / 1000.1)])
+def test_a_slack_means_the_same_on_models_with_other_keys(scale: float, published: float) -> None:
+    """By hand: of k^T C^-1 k = 10 scale^2, an absolute slack of 0.1 leaves a hundredth here and all of it there."""
+    key, moment = scale * torch.tensor([1.0, 6.0]), SecondMoment(torch.tensor([1.0, 4.0]), torch.zeros(2, 0))
+    size = float(key @ (key / moment.diagonal))
+    assert size == pytest.approx(10 * scale**2)
+    assert size / (size + 0.1) == pytest.approx(published)
+    solver = Constrained(slack=0.1)
+    found = change(solver(key[:, None], torch.ones(1, 1), solver.space(moment)))
+    assert float(found @ key.double()) == pytest.approx(1 / 1.1, rel=1e-5)
+
+
+@pytest.mark.parametrize(("scale", "published"), [(0.001, 0), (0.01, 1), (1.0, 3)])
+def test_a_threshold_keeps_the_same_directions_on_models_with_other_keys(scale: float, published: int) -> None:
+    """By hand: of eigenvalues 1, 1 and 7 times a scale, an absolute 0.02 leaves alone none, one or all of them."""
+    values = scale * torch.tensor([1.0, 1.0, 7.0])
+    assert int((values >= 0.02).sum()) == published
+    space = NullSpace().space(SecondMoment(values, torch.zeros(3, 0)))
+    assert space.used is not None
+    torch.testing.assert_close(space.used.abs(), torch.tensor([[0.0], [0.0], [1.0]], dtype=torch.float64))
+
+
 @pytest.mark.parametrize("count", [1, N])
 def test_rome_and_emmet(drawn: Drawn, count: int) -> None:
     """R (K^T C^-1 K)^-1 K^T C^-1, with one key the outer product of residual and whitened key."""
