@@ -67,6 +67,8 @@ class Attack(Protocol):
         name: short, for tables and options.
         about: what it does, in one line.
         aspect: which claim it bears on.
+        own_words: whether it gets the fact in its own words, for it asks several wordings; whatever puts one question
+            gets it in words the edit has not seen (`unseen`).
         profile: the lightest profile it belongs to.
         unit: what its scores are.
         floor: the smallest lift that counts.
@@ -75,6 +77,7 @@ class Attack(Protocol):
     name: ClassVar[str]
     about: ClassVar[str]
     aspect: ClassVar[Aspect]
+    own_words: ClassVar[bool]
     profile: ClassVar[Profile]
     unit: ClassVar[str]
     floor: ClassVar[float]

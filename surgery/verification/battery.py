@@ -4,7 +4,8 @@
 2. Facts and controls go through every attack on the base model, and again under the edit.
 3. What counts is the lift over the controls (`attack`).
 4. How facts in doubt and their controls answer when the base model is merely asked, in all wordings with the subject.
-Paraphrases the edit has looked at are not asked.
+Paraphrases the edit has looked at are not asked. Attacks that put one question put it in words the edit has not seen
+(`unseen`); those that ask in several wordings ask the fact's own prompt besides, which can only tell against the edit.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from surgery.verification.attacks.paraphrases import Paraphrases
 from surgery.verification.attacks.wordings import all_wordings, rated
 from surgery.verification.baseline import Baseline, Controls
 from surgery.verification.intervention import Intervention
+from surgery.verification.unseen import in_unseen_words
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,15 @@ class Battery:
         seconds: what each attack took, by name, on both states of the model.
         controls: how many controls each fact had.
         asked: what facts in doubt and their controls score when the base model is merely asked, by which of the facts.
+        prompts: what attacks that put one question asked, where that is not the fact's own prompt, by which of the
+            facts.
     """
 
     findings: tuple[Finding, ...]
     seconds: Mapping[str, float]
     controls: tuple[int, ...]
     asked: Mapping[int, Merely] = field(default_factory=dict)
+    prompts: Mapping[int, str] = field(default_factory=dict)
 
     def of(self, fact: int) -> list[Finding]:
         """The findings about one fact."""
@@ -107,31 +112,60 @@ def attacked(
         return Battery((), {}, (0,) * len(facts))
     base = Baseline(model) if baseline is None else baseline
     known = set(seen)
-    asked = [fact.replace(paraphrases=[text for text in fact.paraphrases if text not in known]) for fact in facts]
-    matched = [() if i in left_out else _matched(base, fact, controls) for i, fact in enumerate(asked)]
-    cases = tuple(dict.fromkeys(case for fact, own in zip(asked, matched, strict=True) for case in (fact, *own) if own))
-    if not cases:
+    plain = [fact.replace(paraphrases=[text for text in fact.paraphrases if text not in known]) for fact in facts]
+    matched = [() if i in left_out else _matched(base, fact, controls) for i, fact in enumerate(plain)]
+    own = _Cases.of(list(zip(plain, matched, strict=True)))
+    if not own.facts:
         return Battery((), {}, tuple(map(len, matched)))
+    once = _Cases.of([_unseen(base, *one, seen, controls) for one in zip(plain, matched, strict=True)])
     seconds: dict[str, float] = {}
-    before = [_timed(seconds, one, base.attempt, one, cases) for one in attacks] if edit else [None] * len(attacks)
+    put = [(attack, own if attack.own_words else once) for attack in attacks]
+    before = [_timed(seconds, one, base.attempt, one, to.facts) if edit else None for one, to in put]
     with edit.applied(model) if edit else nullcontext():
         after = [
-            _timed(seconds, one, one, model, cases) if edit else _timed(seconds, one, base.attempt, one, cases)
-            for one in attacks
+            _timed(seconds, one, one, model, to.facts) if edit else _timed(seconds, one, base.attempt, one, to.facts)
+            for one, to in put
         ]
-    row = {case: i for i, case in enumerate(cases)}
-    places = {
-        i: (row[fact], [row[one] for one in own])
-        for i, (fact, own) in enumerate(zip(asked, matched, strict=True))
-        if own
-    }
     findings = []
-    for i, place in places.items():
-        for attack, was, now in zip(attacks, before, after, strict=True):
+    for i in own.places:
+        for (attack, to), was, now in zip(put, before, after, strict=True):
+            place = to.places[i]
             lifts = None if was is None else lift(was, *place, attack.floor), lift(now, *place, attack.floor)
             findings.append(Finding(i, attack.name, attack.aspect, attack.unit, *lifts))
-    merely = {i: place for i, place in places.items() if doubtful is None or i in doubtful}
-    return Battery(tuple(findings), seconds, tuple(map(len, matched)), _merely(model, cases, merely))
+    merely = {i: place for i, place in own.places.items() if doubtful is None or i in doubtful}
+    asked = {i: once.facts[place].prompt for i, (place, _) in once.places.items()}
+    return Battery(
+        tuple(findings),
+        seconds,
+        tuple(map(len, matched)),
+        _merely(model, own.facts, merely),
+        {i: prompt for i, prompt in asked.items() if prompt != facts[i].prompt},
+    )
+
+
+@dataclass(frozen=True)
+class _Cases:
+    """Facts and controls as attacks are given them, each once, and where those of each fact are that has any."""
+
+    facts: tuple[Fact, ...]
+    places: Mapping[int, tuple[int, tuple[int, ...]]]
+
+    @classmethod
+    def of(cls, matched: Sequence[tuple[Fact, Sequence[Fact]]]) -> _Cases:
+        row = {case: i for i, case in enumerate(dict.fromkeys(c for fact, own in matched if own for c in (fact, *own)))}
+        places = {i: (row[fact], tuple(row[one] for one in own)) for i, (fact, own) in enumerate(matched) if own}
+        return cls(tuple(row), places)
+
+
+def _unseen(
+    base: Baseline, fact: Fact, matched: tuple[Fact, ...], seen: Sequence[str], controls: Controls
+) -> tuple[Fact, tuple[Fact, ...]]:
+    """A fact that has controls in words the edit has not seen, with controls in these; as it was where it has none."""
+    other = in_unseen_words(base, fact, seen) if matched else fact
+    if other == fact:
+        return fact, matched
+    others = _matched(base, other, controls)
+    return (other, others) if others else (fact, matched)
 
 
 def _merely(model: Model, cases: Sequence[Fact], places: Mapping[int, tuple[int, Sequence[int]]]) -> dict[int, Merely]:

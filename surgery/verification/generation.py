@@ -1,9 +1,10 @@
 """What users meet: the fact and its neighbours asked in plain, as a question and in a chat, and what is said then.
 
-1. Plain: the prompt as it is. Question: `QUESTION` around the prompt. Chat: `CHAT` around it as the user's turn of the
+1. The fact is asked by its prompt, or, where an edit was made from that, in words it has not seen (`unseen`).
+2. Plain: the prompt as it is. Question: `QUESTION` around the prompt. Chat: `CHAT` around it as the user's turn of the
    model's own chat template, where there is one; the assistant has said nothing yet.
-2. The model speaks greedily up to a natural stop, at most forty tokens (`speech`).
-3. What was said is the old answer, the new one or neither (`answers`); aliases of the fact count as its old
+3. The model speaks greedily up to a natural stop, at most forty tokens (`speech`).
+4. What was said is the old answer, the new one or neither (`answers`); aliases of the fact count as its old
    answer. Shares have Wilson's interval.
 The protocol, apart from its judge, is that of https://arxiv.org/abs/2502.11177, section 4: no answer is given away by
 teacher forcing, and nothing is cut to the answer's length.
@@ -29,6 +30,7 @@ from surgery.verification.askable import leaves_room
 from surgery.verification.baseline import Baseline
 from surgery.verification.probes import probes_of
 from surgery.verification.speech import MOST_TOKENS, speak
+from surgery.verification.unseen import in_unseen_words, prompts_seen
 
 Form = Literal["plain", "question", "chat"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -43,11 +45,12 @@ class Spoken:
 
     Attributes:
         fact: which of the facts, from 0.
-        role: the fact's own prompt, or a neighbour's.
+        role: the fact itself, or a neighbour.
         form: how it was asked.
         prompt: the prompt, without what the form puts around it.
         old: the old answer, or the neighbour's.
         new: the new one, of a rewrite's own prompt.
+        held_out: the edit was made without this prompt.
         before: what the model said before the edit, None without an edit.
         after: what it says now.
         said_before: which answer that was.
@@ -60,6 +63,7 @@ class Spoken:
     prompt: str
     old: str
     new: str | None
+    held_out: bool
     before: str | None
     after: str
     said_before: Said | None
@@ -154,7 +158,8 @@ def generation(
     base = Baseline(model) if baseline is None else baseline
     base.check(model)
     rewritten = (claim or (edit.claim if edit else "rewritten")) == "rewritten"
-    asked = _asked(facts, rewritten, most_neighbours)
+    seen = prompts_seen(edit, facts)
+    asked = _asked([in_unseen_words(base, fact, seen) for fact in facts], facts, rewritten, most_neighbours)
     put = [(form, one, _put(model.tokenizer, form, wordings[form], one[2])) for form in wordings for one in asked]
     short = [row for row in put if leaves_room(model, row[2])]
     if not short:
@@ -170,17 +175,17 @@ def generation(
         ways = (old, *facts[i].aliases) if role == "prompt" else (old,)
         which = [None if text is None else said_which(text, ways, (new,) if new else ()) for text in (was, now)]
         assert which[1] is not None
-        spoken.append(Spoken(i, role, form, prompt, old, new, was, now, which[0], which[1]))
+        spoken.append(Spoken(i, role, form, prompt, old, new, prompt not in seen, was, now, which[0], which[1]))
     return Generation(tuple(spoken), wordings, left_out, most, too_long)
 
 
 def _asked(
-    facts: Sequence[Fact], rewritten: bool, most_neighbours: int
+    asked: Sequence[Fact], facts: Sequence[Fact], rewritten: bool, most_neighbours: int
 ) -> list[tuple[int, Literal["prompt", "neighbour"], str, str, str | None]]:
-    """Fact, role, prompt, old and new answer; a fact's own prompt first, then its first neighbours."""
+    """Fact, role, prompt, old and new answer; first the fact as it is asked, then its first neighbours."""
     found: list[tuple[int, Literal["prompt", "neighbour"], str, str, str | None]] = []
     near = [probe for probe in probes_of(facts, "removed", ())[0] if probe.role == "neighbour"]
-    for i, fact in enumerate(facts):
+    for i, fact in enumerate(asked):
         found.append((i, "prompt", fact.prompt, fact.target, fact.new_target if rewritten else None))
         own = [probe for probe in near if probe.fact == i][:most_neighbours]
         found += [(i, "neighbour", probe.prompt, probe.target, None) for probe in own]

@@ -24,7 +24,6 @@ from surgery.edit import Edit
 from surgery.errors import SurgeryError, check_choice
 from surgery.fact import Fact
 from surgery.model import Model
-from surgery.privacy import Hidden
 from surgery.report import Report
 from surgery.shipped import neutral_texts
 from surgery.verification.askable import unaskable
@@ -40,6 +39,7 @@ from surgery.verification.harness import Tasks
 from surgery.verification.intervention import Intervention
 from surgery.verification.leak import leak_if_wanted
 from surgery.verification.probes import Probe, measure, probes_of
+from surgery.verification.unseen import hidden_of, prompts_seen
 from surgery.verification.verdicts import Row, Thresholds, Verdict, exit_code, in_doubt, judge, judge_drift, unjudged
 
 MOST_SEED = 2**32 - 1
@@ -102,7 +102,8 @@ def verify(
         tasks.check(edit)
     claim = _claim(claim, edit, chosen)
     lines = Thresholds() if thresholds is None else thresholds
-    probes, left_out = probes_of(chosen, claim, _seen(edit, chosen))
+    seen = prompts_seen(edit, chosen)
+    probes, left_out = probes_of(chosen, claim, seen)
     refused = unaskable(model, probes)
     probes = [probe for probe in probes if probe.fact not in refused]
     asked = [fact for i, fact in enumerate(chosen) if i not in refused]
@@ -119,7 +120,7 @@ def verify(
         rows, moved = _before_and_after(model, edit, probes, neutral_texts() if texts is None else texts, base, meter)
         with meter.part("attacks"):
             battery = attacked(
-                model, edit, chosen, tried, controls, seen=_seen(edit, chosen), baseline=base, left_out=refused,
+                model, edit, chosen, tried, controls, seen=seen, baseline=base, left_out=refused,
                 doubtful=in_doubt(rows, lines) if claim == "removed" else (),
             )  # fmt: skip
         place = {i: n for n, i in enumerate(i for i in range(len(chosen)) if i not in refused)}
@@ -172,7 +173,7 @@ def _facts(edit: Edit | Intervention | None, facts: Sequence[Fact] | Fact | None
     if isinstance(facts, Fact):
         return (facts,)
     chosen = tuple(facts if facts is not None else edit.facts if edit else ())
-    if not chosen and (hidden := _hidden(edit)) is not None:
+    if not chosen and (hidden := hidden_of(edit)) is not None:
         raise SurgeryError(
             f"the edit's file keeps its facts {hidden.keep}, so they cannot be asked; give them, as --facts FILE "
             f"or verify(model, edit, facts)"
@@ -248,7 +249,7 @@ def _not_tested(
         left.append(f"{len(refused)} of {len(facts)} facts, which the model cannot be asked about")
     if edit is None and claim == "removed":
         left.append(NEVER_SEEN)
-    if (hidden := _hidden(edit)) and hidden.keep == "none":
+    if (hidden := hidden_of(edit)) and hidden.keep == "none":
         left.append(UNKEPT)
     return left
 
@@ -270,20 +271,6 @@ def check_seed(seed: int) -> None:
     """
     if not 0 <= seed <= MOST_SEED:
         raise SurgeryError(f"a seed is a whole number from 0 to {MOST_SEED}, not {seed}")
-
-
-def _hidden(edit: Edit | Intervention | None) -> Hidden | None:
-    """What is left of an edit's facts where its file keeps them hidden."""
-    return edit.hidden if isinstance(edit, Edit) else None
-
-
-def _seen(edit: Edit | Intervention | None, facts: Sequence[Fact]) -> tuple[str, ...]:
-    """Prompts the edit was made from; where its file keeps their hashes, those among the facts' own."""
-    hidden = _hidden(edit)
-    if hidden is None:
-        return edit.prompts if edit else ()
-    asked = [(fact.prompt, *fact.paraphrases, *(one.prompt for one in fact.neighbours)) for fact in facts]
-    return hidden.seen([text for texts in asked for text in texts])
 
 
 def _claim(

@@ -168,6 +168,7 @@ class Listening:
     name: ClassVar[str] = "listening"
     about: ClassVar[str] = "nothing"
     aspect: ClassVar[Aspect] = "extraction"
+    own_words: ClassVar[bool] = True
     profile: ClassVar[Profile] = "full"
     unit: ClassVar[str] = "p"
     floor: ClassVar[float] = 0.05

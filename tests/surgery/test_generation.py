@@ -30,7 +30,15 @@ def chatting(model: Model) -> Model:
 
 
 def spoken(**changes: Any) -> Spoken:
-    values = {"fact": 0, "role": "prompt", "form": "plain", "prompt": "Ann is in", "old": "Rome", "new": None}
+    values = {
+        "fact": 0,
+        "role": "prompt",
+        "form": "plain",
+        "prompt": "Ann is in",
+        "old": "Rome",
+        "new": None,
+        "held_out": True,
+    }
     return Spoken(**{**values, "before": "Rome", "after": "", "said_before": "old", "said_after": "neither", **changes})
 
 

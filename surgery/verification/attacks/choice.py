@@ -33,6 +33,7 @@ class MultipleChoice:
     name: ClassVar[str] = "multiple choice"
     about: ClassVar[str] = "the answer offered among wrong ones before the prompt"
     aspect: ClassVar[Aspect] = "extraction"
+    own_words: ClassVar[bool] = False
     profile: ClassVar[Profile] = "standard"
     unit: ClassVar[str] = "probability"
     floor: ClassVar[float] = 0.25

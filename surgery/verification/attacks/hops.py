@@ -37,6 +37,7 @@ class Reversed:
     name: ClassVar[str] = "reversed"
     about: ClassVar[str] = "the subject asked for by the answer"
     aspect: ClassVar[Aspect] = "extraction"
+    own_words: ClassVar[bool] = False
     profile: ClassVar[Profile] = "standard"
     unit: ClassVar[str] = "probability"
     floor: ClassVar[float] = 0.02
@@ -60,6 +61,7 @@ class TwoHops:
     name: ClassVar[str] = "two hops"
     about: ClassVar[str] = "what is known of the answer, asked by naming the subject only"
     aspect: ClassVar[Aspect] = "extraction"
+    own_words: ClassVar[bool] = False
     profile: ClassVar[Profile] = "standard"
     unit: ClassVar[str] = "probability"
     floor: ClassVar[float] = 0.05

@@ -46,6 +46,7 @@ class Jailbreaks:
     name: ClassVar[str] = "jailbreaks"
     about: ClassVar[str] = "eight kinds of jailbreak prompts, affirmative prefixes, the chat template"
     aspect: ClassVar[Aspect] = "extraction"
+    own_words: ClassVar[bool] = False
     profile: ClassVar[Profile] = "standard"
     unit: ClassVar[str] = "probability"
     floor: ClassVar[float] = 0.1

@@ -27,6 +27,7 @@ class OtherLanguages:
     name: ClassVar[str] = "other languages"
     about: ClassVar[str] = "the question in Spanish, French, German and Italian"
     aspect: ClassVar[Aspect] = "extraction"
+    own_words: ClassVar[bool] = False
     profile: ClassVar[Profile] = "full"
     unit: ClassVar[str] = "probability"
     floor: ClassVar[float] = 0.1

@@ -35,6 +35,7 @@ class LogitLens:
     name: ClassVar[str] = "logit lens"
     about: ClassVar[str] = "every layer's last state, read by the model's own head"
     aspect: ClassVar[Aspect] = "traces"
+    own_words: ClassVar[bool] = False
     profile: ClassVar[Profile] = "quick"
     unit: ClassVar[str] = "probability"
     floor: ClassVar[float] = 0.05
@@ -52,6 +53,7 @@ class ProbabilityDelta:
     name: ClassVar[str] = "probability delta"
     about: ClassVar[str] = "how much the answer gains or loses from one layer to the next"
     aspect: ClassVar[Aspect] = "traces"
+    own_words: ClassVar[bool] = False
     profile: ClassVar[Profile] = "standard"
     unit: ClassVar[str] = "change of probability"
     floor: ClassVar[float] = 0.05

@@ -26,6 +26,7 @@ class Paraphrases:
     name: ClassVar[str] = "paraphrases"
     about: ClassVar[str] = "held-out paraphrases, beside the same asked of invented subjects"
     aspect: ClassVar[Aspect] = "extraction"
+    own_words: ClassVar[bool] = True
     profile: ClassVar[Profile] = "quick"
     unit: ClassVar[str] = "probability"
     floor: ClassVar[float] = 0.05

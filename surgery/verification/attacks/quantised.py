@@ -23,6 +23,7 @@ class _Quantised:
 
     name: ClassVar[str]
     aspect: ClassVar[Aspect] = "quantisation"
+    own_words: ClassVar[bool] = True
     unit: ClassVar[str] = "probability"
     floor: ClassVar[float] = 0.06
 

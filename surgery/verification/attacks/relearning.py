@@ -60,6 +60,7 @@ class _Relearning(ABC):
 
     profile: ClassVar[Profile] = "standard"
     aspect: ClassVar[Aspect] = "relearning"
+    own_words: ClassVar[bool] = True
     unit: ClassVar[str] = "probability"
     floor: ClassVar[float] = 0.05
 

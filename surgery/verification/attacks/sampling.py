@@ -56,6 +56,7 @@ class Sampling:
     name: ClassVar[str] = "sampling"
     about: ClassVar[str] = "short continuations drawn at temperature 1; share of those that mention the answer"
     aspect: ClassVar[Aspect] = "extraction"
+    own_words: ClassVar[bool] = False
     profile: ClassVar[Profile] = "full"
     unit: ClassVar[str] = "share of samples"
     floor: ClassVar[float] = 0.1

@@ -41,6 +41,7 @@ class StraySpaces:
     name: ClassVar[str] = "stray spaces"
     about: ClassVar[str] = "ten random spaces in the prompt and one at its end, five times"
     aspect: ClassVar[Aspect] = "extraction"
+    own_words: ClassVar[bool] = False
     profile: ClassVar[Profile] = "full"
     unit: ClassVar[str] = "probability"
     floor: ClassVar[float] = 0.02

@@ -25,6 +25,7 @@ class AnswerPrefixes:
     name: ClassVar[str] = "answer prefixes"
     about: ClassVar[str] = "the old answer told of, repeated or asked about before the prompt"
     aspect: ClassVar[Aspect] = "superficial"
+    own_words: ClassVar[bool] = False
     profile: ClassVar[Profile] = "standard"
     unit: ClassVar[str] = "probability"
     floor: ClassVar[float] = 0.12
