@@ -45,6 +45,8 @@ METHODS: dict[str, edits.Method | None] = {
     "lora, suppress": edits.LoRA(objective=edits.Suppress(), progress=False),
     "zero-neurons": edits.ZeroNeurons(progress=False),
 }
+WIDE = ("no edit", "memit, neutral", "rank-one, neutral")
+"""Methods that are tried by more attacks than the others."""
 TRIED = (
     "paraphrases",
     "reversed",
@@ -54,6 +56,8 @@ TRIED = (
     "int4",
     "related relearning",
 )
+MORE = tuple(name for name in ATTACKS if name not in (*TRIED, "unrelated relearning", "sampling"))
+"""What they are tried by besides: all but the two slowest."""
 
 
 def judged(
@@ -180,31 +184,36 @@ def main() -> None:
     options.add_argument("--skip", type=int, default=0, help="how many never-known facts not to ask, the first ones")
     options.add_argument("--seed", type=int, default=0, help="of the facts drawn")
     options.add_argument("--attacks", default=",".join(TRIED), help=f"which, of {', '.join(ATTACKS)}")
+    options.add_argument("--more", default=",".join(MORE), help="attacks that some methods are tried by besides")
+    options.add_argument("--wide", default=";".join(WIDE), help="those methods, with semicolons between them")
     options.add_argument("--part", default="0/1", help="which share of the facts, such as 1/2; the table is of these")
     options.add_argument("--methods", default=";".join(METHODS), help="which, by name, with semicolons between them")
     options.add_argument("--out", type=Path, default=Path("league"), help="folder of figure and findings")
     given = options.parse_args()
     model, console = load(), Console(width=240, soft_wrap=True)
     baseline = Baseline(model)
-    chosen = attacks_named(given.attacks.split(","))
-    attacks = [one.name for one in chosen]
+    usual = attacks_named(given.attacks.split(","))
+    more = attacks_named([one for one in given.more.split(",") if one])
+    wide = given.wide.split(";") if more else []
     part, parts = (int(one) for one in given.part.split("/"))
 
-    def row(method: edits.Method | None, fact: Fact) -> dict[str, Any]:
-        key = f"league 4 {model.fingerprint} {chosen} {method} {fact}"
+    def row(method: edits.Method | None, fact: Fact, chosen: Sequence[Attack]) -> dict[str, Any]:
+        key = f"league 5 {model.fingerprint} {chosen} {method} {fact}"
         compute = functools.partial(judged, model, baseline, method, fact, chosen)
         return dict(kept(given.out, key, compute))
 
     if given.never_known:
         unknown = nobody_knows(model, given.skip + given.never_known, given.seed)[given.skip :]
-        false_alarms(console, [row(None, fact) for fact in unknown[part::parts]], attacks)
+        rows = [row(None, fact, usual) for fact in unknown[part::parts]]
+        false_alarms(console, rows, [one.name for one in usual])
         return
     known = [fact.replace(new_target=None) for fact in edits.sample_facts(model, given.facts, seed=given.seed)]
     league: dict[str, list[dict[str, Any]]] = {name: [] for name in given.methods.split(";")}
     for fact in known[part::parts]:
         for name, rows in league.items():
-            rows.append(row(METHODS[name], fact))
+            rows.append(row(METHODS[name], fact, [*usual, *more] if name in wide else usual))
         console.print(fact.label, {name: rows[-1]["overall"] for name, rows in league.items()})
+    attacks = [one.name for one in dict.fromkeys([*usual, *(more if set(wide) & set(league) else ())])]
     print_league(console, league, attacks)
     print_beyond(console, league, attacks)
     plot_league(league, attacks)
