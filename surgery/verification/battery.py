@@ -26,6 +26,7 @@ from surgery.verification.attack import FEWEST_CONTROLS, Attack, Attempt, Findin
 from surgery.verification.attacks.paraphrases import Paraphrases
 from surgery.verification.attacks.wordings import all_wordings, rated
 from surgery.verification.baseline import Baseline, Controls
+from surgery.verification.controls import with_subject
 from surgery.verification.intervention import Intervention
 from surgery.verification.unseen import in_unseen_words
 
@@ -117,7 +118,7 @@ def attacked(
     own = _Cases.of(list(zip(plain, matched, strict=True)))
     if not own.facts:
         return Battery((), {}, tuple(map(len, matched)))
-    once = _Cases.of([_unseen(base, *one, seen, controls) for one in zip(plain, matched, strict=True)])
+    once = _Cases.of([_unseen(base, *one, seen) for one in zip(plain, matched, strict=True)])
     seconds: dict[str, float] = {}
     put = [(attack, own if attack.own_words else once) for attack in attacks]
     before = [_timed(seconds, one, base.attempt, one, to.facts) if edit else None for one, to in put]
@@ -158,14 +159,15 @@ class _Cases:
 
 
 def _unseen(
-    base: Baseline, fact: Fact, matched: tuple[Fact, ...], seen: Sequence[str], controls: Controls
+    base: Baseline, fact: Fact, matched: tuple[Fact, ...], seen: Sequence[str]
 ) -> tuple[Fact, tuple[Fact, ...]]:
-    """A fact that has controls in words the edit has not seen, with controls in these; as it was where it has none."""
+    """A fact that has controls in words the edit has not seen, with the same names for controls."""
     other = in_unseen_words(base, fact, seen) if matched else fact
     if other == fact:
         return fact, matched
-    others = _matched(base, other, controls)
-    return (other, others) if others else (fact, matched)
+    renamed = tuple(with_subject(other, one.subject) for one in matched)
+    others = tuple(one for one in renamed if readable(base.model, one))
+    return (other, others) if len(others) >= FEWEST_CONTROLS else (fact, matched)
 
 
 def _merely(model: Model, cases: Sequence[Fact], places: Mapping[int, tuple[int, Sequence[int]]]) -> dict[int, Merely]:
