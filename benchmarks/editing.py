@@ -47,6 +47,7 @@ PUBLISHED = {
         length=10,
         key="mean",
         names=0.0,
+        passes=1,
         search=MEMIT,
         solver=edits.LeastSquares(weight=15_000.0),
         progress=False,
@@ -98,11 +99,12 @@ class Values:
 
 
 def one_batch(model: Model, method: edits.Method, facts: Sequence[Fact], values: Values) -> tuple[Edit, float]:
-    """The edit of some facts at once and the seconds it takes; closed forms share the search for values."""
-    found, before = values.of(method, facts) if isinstance(method, edits.ClosedForm) else ((), 0.0)
-    clock = time.perf_counter()
-    edit = method.solve(model, found) if isinstance(method, edits.ClosedForm) else method(model, facts)
-    return edit, before + time.perf_counter() - clock
+    """The edit of some facts at once and the seconds it takes; closed forms of one pass share the search for values."""
+    if not isinstance(method, edits.ClosedForm) or method.passes > 1:
+        return timed(method, model, facts)
+    found, before = values.of(method, facts)
+    edit, seconds = timed(lambda model, _: method.solve(model, found), model, facts)
+    return edit, before + seconds
 
 
 def single(model: Model, method: edits.Method, facts: Sequence[Fact], values: Values) -> Outcome:
@@ -164,7 +166,7 @@ def sequence(model: Model, method: edits.Method, facts: Sequence[Fact], values: 
         return Outcome(score(model, facts), seconds, moved(), ratio, note)
 
 
-def timed(method: edits.Method, model: Model, facts: Sequence[Fact]) -> tuple[Edit, float]:
+def timed(method: Callable[[Model, Sequence[Fact]], Edit], model: Model, facts: Sequence[Fact]) -> tuple[Edit, float]:
     """The edit of some facts and the seconds it takes."""
     clock = time.perf_counter()
     edit = method(model, facts)

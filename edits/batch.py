@@ -3,12 +3,16 @@
 A batch is steps 3 to 5 of `edits.grid`: it reads keys, solves a layer at a time from the lowest up, writes each change
 before it reads for the next, looks at the limits, and remembers what the next batch needs. `undo` puts every weight
 back, whatever happened.
+
+Facts of one batch get in each other's way, for their values are found apart. `finish` asks every fact by its own
+prompt, finds further values, on the weights as they are now, for those that do not answer as wanted, and solves for
+these with the keys of all others as ordinary text. What is left then is told in the log.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +22,7 @@ from torch import Tensor
 from edits.keys import KeyOf, Scope, one_key, read_ends, read_subjects, subject_rows
 from edits.limits import Limits, NearCollapse
 from edits.namesakes import namesakes, scaled_keys
+from edits.objectives import Objective
 from edits.places import WEIGHT, elsewhere_rows, other_rows
 from edits.solve import Solution, Solver, Space
 from edits.spread import Spread, share
@@ -25,7 +30,9 @@ from edits.statistics import SecondMoment, Statistics, find_statistics
 from edits.values import Value
 from edits.writing import Writes
 from surgery.edit import Delta
+from surgery.fact import Fact
 from surgery.model import Model
+from surgery.predict import rate
 from surgery.site import Site
 
 PILOTS = 8
@@ -73,7 +80,7 @@ class Batches:
             self.read[site.name] = f"{own.corpus}, {own.tokens} tokens"
         self._perplexity = limits.measure(model)
         self._norms = {site.layer: float(model.anatomy.matrix(site).detach().float().norm()) for site in sites}
-        self._earlier: dict[int, Float[Tensor, "d_ff m"]] = {}
+        self._keys: dict[int, Float[Tensor, "d_ff values"]] = {}
         self._writes = Writes(model)
         self.deltas: dict[int, Delta] = {}
         self.values: list[Value] = []
@@ -93,6 +100,56 @@ class Batches:
         """
         if self.anchor or len(self.values) < PILOTS:
             self.pilot = self.anchor or mean_norm([*self.values, *values])
+        written, solutions, keys = self._written(values, self._keys if self._remember else {})
+        entries = self._entries(values, written, solutions)
+        self.deltas, self.log = written, self.log + entries
+        self.values += values
+        for layer, new in keys.items():
+            old = self._keys.get(layer)
+            self._keys[layer] = new.T if old is None else torch.cat([old, new.T], 1)
+
+    def finish(
+        self, objective: Objective, find: Callable[[Sequence[Fact]], Sequence[Value]] | None = None, passes: int = 1
+    ) -> None:
+        """Write more of what does not answer as wanted yet, and tell in the log what does.
+
+        Args:
+            objective: what is wanted.
+            find: values of some facts on the weights as they are; None to write no more.
+            passes: how often in all facts are written, the first time included; fewer where all answer as wanted, or
+                where one more would pass a limit.
+        """
+        met = self._met(objective)
+        for _ in range(passes - 1):
+            again = [i for i, own in enumerate(met) if not all(own)]
+            if find is None or not again:
+                break
+            values = find([fact for i in again for fact in self.values[i].facts])
+            others = [i for i in range(len(self.values)) if i not in again]
+            written, solutions, _ = self._written(values, {layer: own[:, others] for layer, own in self._keys.items()})
+            try:
+                entries = iter(self._entries(values, written, solutions))
+            except NearCollapse:
+                break  # `deltas` are those before this pass
+            self.deltas = written
+            places = [i for i, value in enumerate(self.values) for _ in value.facts]
+            self.log = [
+                _further(one, next(entries)) if i in again else one for i, one in zip(places, self.log, strict=True)
+            ]
+            met = self._met(objective)
+        told = [one for own in met for one in own]
+        self.log = [{**one, "met": answers} for one, answers in zip(self.log, told, strict=True)]
+
+    def _met(self, objective: Objective) -> list[list[bool]]:
+        """Of each value's facts, which answer as wanted, asked by their own prompts on the weights as they are."""
+        asked = [(fact.prompt, objective.continuation(fact)) for value in self.values for fact in value.facts]
+        answers = iter(rate(self._model, asked))
+        return [[objective.met(next(answers)) for _ in value.facts] for value in self.values]
+
+    def _written(
+        self, values: Sequence[Value], earlier: Mapping[int, Float[Tensor, "d_ff _"]]
+    ) -> tuple[dict[int, Delta], dict[int, Solution], dict[int, Float[Tensor, "values d_ff"]]]:
+        """Write a batch, from the lowest layer up: all that is written then, this batch's solutions, its keys."""
         written, solutions, keys = dict(self.deltas), {}, {}
         wanted: Tensor | None = None
         names = namesakes(self._model, [value.facts for value in values]) if self.names else [()] * len(values)
@@ -107,19 +164,13 @@ class Batches:
                 keys[site.layer].T,
                 (share(self._spread, len(self.sites) - i) * missing).T,
                 self._space(values, site, torch.cat(near)),
-                self._earlier.get(site.layer),
+                earlier.get(site.layer),
             )
             delta = Delta(self._model.anatomy.name(site), solution.left, solution.right)
             self._writes.add(delta)
             before = written.get(site.layer)
             written[site.layer], solutions[site.layer] = delta if before is None else before + delta, solution
-        entries = self._entries(values, written, solutions)
-        self.deltas, self.log = written, self.log + entries
-        self.values += values
-        if self._remember:
-            for layer, new in keys.items():
-                old = self._earlier.get(layer)
-                self._earlier[layer] = new.T if old is None else torch.cat([old, new.T], 1)
+        return written, solutions, keys
 
     def undo(self) -> None:
         """Put all weights back."""
@@ -192,6 +243,11 @@ class Batches:
             }
             entries += [{"fact": fact.label, **numbers} for fact in value.facts]
         return entries
+
+
+def _further(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """A fact's entry after one more pass: its numbers are those of the last, its steps all that were taken."""
+    return {**before, **now, "steps": before["steps"] + now["steps"], "passes": before.get("passes", 1) + 1}
 
 
 def anchored(values: Sequence[Value], norm: float) -> tuple[Value, ...]:

@@ -12,8 +12,9 @@ Papers name points of this grid; here they are presets of one class (`edits.rank
    highest site; each layer takes its share of what is still missing of v*, R (`edits.spread`).
 4. dW from K and R (`edits.solve`). With `remember`, keys of earlier batches weigh like ordinary text: the running sum
    makes a sequence of batches what one batch of all would be (https://arxiv.org/abs/2605.26670).
-5. After each batch the limits are looked at (`edits.limits`). At the end the weights are put back; the edit is the sum
-   of the changes.
+5. After each batch the limits are looked at (`edits.limits`). With `passes`, facts that do not answer as wanted once
+   all are written are taken up again (`edits.batch`). At the end the weights are put back; the edit is the sum of the
+   changes, and its log tells of each fact whether it is "met".
 
 `find` and `solve` are steps 2 and 3 to 4 of one batch on the weights as they are: values that are kept can be solved
 for again, for any subset of them; where names weigh, as they do by how many subjects there were when values were found.
@@ -65,6 +66,7 @@ class ClosedForm:
         batch: facts solved for together; None for all of them at once, 1 for one after the other. Facts that share a
             key are solved for together, however many: an edit of the second would undo that of the first.
         remember: keys of earlier batches count like ordinary text.
+        passes: how often facts are written at most: further times only those that do not answer as wanted by then.
         anchor: bring every value to the mean length of so many facts' values on the model as it came; 0 leaves them.
         limits: where to stop.
         contexts: texts that end with `{}` to read prompts in; None has the model make them up.
@@ -87,6 +89,7 @@ class ClosedForm:
     spread: Spread = "even"
     batch: int | None = None
     remember: bool = False
+    passes: int = 1
     anchor: int = 0
     limits: Limits = field(default_factory=Limits)
     contexts: tuple[str, ...] | None = None
@@ -100,8 +103,8 @@ class ClosedForm:
         check_choice("spread", self.spread, SPREADS)
         check_choice("key", self.key, KEYS)
         check_choice("scope", self.scope, (*SCOPES, None))
-        if self.layers < 1 or self.anchor < 0 or (self.batch is not None and self.batch < 1):
-            raise SurgeryError("layers and batch of a method must be 1 or more, and its anchor 0 or more")
+        if min(self.layers, self.passes, 1 if self.batch is None else self.batch) < 1 or self.anchor < 0:
+            raise SurgeryError("layers, batch and passes of a method must be 1 or more, and its anchor 0 or more")
         if self.names is not None and self.names < 0:
             raise SurgeryError(f"nearly the same names weigh 0 or more, not {self.names}")
 
@@ -117,14 +120,16 @@ class ClosedForm:
         contexts, run = self._contexts(model), self._run(model, chosen, objective, facts)
         moment = run.moment(chosen[-1])
         batches = in_batches(facts, self.batch)
+
+        def find(some: Sequence[Fact]) -> tuple[Value, ...]:
+            return self._values(model, some, chosen, objective, contexts, moment, run.names)
+
         try:
             if self.anchor and len(batches[0]) < self.anchor:
-                few = facts[: self.anchor]
-                pilots = self._values(model, few, chosen, objective, contexts, moment, run.names)
-                run.anchor = mean_norm(pilots)
+                run.anchor = mean_norm(find(facts[: self.anchor]))
             for batch in bar(batches, f"{self.name} edits", show=self.progress and len(batches) > 1):
-                values = self._values(model, batch, chosen, objective, contexts, moment, run.names)
-                run.add(self._anchored(run, values))
+                run.add(self._anchored(run, find(batch)))
+            run.finish(objective, lambda some: self._anchored(run, find(some)), self.passes)
         except NearCollapse as error:
             raise self._partial(error, run, objective, contexts, len(facts)) from None
         finally:
@@ -151,7 +156,7 @@ class ClosedForm:
         return self._values(model, facts, chosen, objective, self._contexts(model), moment, names)
 
     def solve(self, model: Model, values: Sequence[Value], sites: Sequence[Site] | None = None) -> Edit:
-        """The edit that gives keys their values, all in one batch on the weights as they are.
+        """The edit that gives keys their values, all in one batch and one pass on the weights as they are.
 
         Raises:
             SurgeryError: no values, or as when called.
@@ -161,6 +166,7 @@ class ClosedForm:
         run = self._run(model, chosen, objective, facts)
         try:
             run.add(self._anchored(run, values))
+            run.finish(objective)
         except NearCollapse as error:
             raise self._partial(error, run, objective, (), len(facts)) from None
         finally:
@@ -196,6 +202,7 @@ class ClosedForm:
             "spread": self.spread,
             "batch": self.batch,
             "remember": self.remember,
+            "passes": self.passes,
             "anchor": self.anchor,
             "seed": self.seed,
             **search,

@@ -2,9 +2,10 @@
 
 A ledger finds every value on the base weights and solves for all of them in one batch. So settings that say how a call
 goes from one batch to the next do not apply: `batch` and `remember` become those of one batch of all, which is what
-they approach (`edits.grid`, step 4), and `anchor`, which holds values to the length they had on the model as it came,
-is refused, for they are that. So are `names`, whose weight in a value's key depends on how many facts there are.
-Rank-one editing becomes one batch in which every fact gets its value exactly.
+they approach (`edits.grid`, step 4); `passes` becomes 1, for a further one finds values on the weights as written; and
+`anchor`, which holds values to the length they had on the model as it came, is refused, for they are that. So are
+`names`, whose weight in a value's key depends on how many facts there are. Rank-one editing becomes one batch in which
+every fact gets its value exactly.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ def ledger_method(model: Model, method: object) -> ClosedForm:
     """
     method = checked_method(method)
     contexts = method.contexts or sample_contexts(model, count=method.count, length=method.length, seed=method.seed)
-    fixed = dataclasses.replace(method, contexts=tuple(contexts), names=0.0, batch=None, remember=False, progress=False)
+    fixed = dataclasses.replace(
+        method, contexts=tuple(contexts), names=0.0, batch=None, remember=False, passes=1, progress=False
+    )
     try:
         return method_of(json.loads(canonical(method_record(fixed))), fixed.statistics)
     except TypeError as error:

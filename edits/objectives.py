@@ -2,7 +2,7 @@
 
 An objective is asked once a fact for the text the model is led through (the answer to install, or the one to forget)
 and for a loss. The loss sees log-probabilities [contexts, answer, vocab] at the positions that predict that text, and
-the ids of the text [contexts, answer].
+the ids of the text [contexts, answer]. `met` tells by how the bare prompt is answered whether it worked.
 
 - Replace: mean negative log-likelihood of the new answer (Meng et al. 2022, https://arxiv.org/abs/2202.05262, eq. 4).
 - Suppress: -w log(1 - p(old answer)). Removes it, but says nothing of what comes instead: often nonsense.
@@ -30,8 +30,9 @@ from torch import Tensor
 from surgery.errors import SurgeryError, check_choice
 from surgery.fact import SLOT, Fact
 from surgery.model import Model
-from surgery.predict import answer_logits
+from surgery.predict import Answer, answer_logits
 from surgery.tokens import ask
+from surgery.verification.verdicts import Thresholds
 
 Loss = Callable[[Float[Tensor, "contexts answer vocab"], Int[Tensor, "contexts answer"]], Float[Tensor, ""]]
 
@@ -49,6 +50,10 @@ class Objective(Protocol):
 
     def loss(self, model: Model, fact: Fact) -> Loss:
         """The loss of one fact; the model may be asked what it says now."""
+        ...
+
+    def met(self, answer: Answer) -> bool:
+        """Whether a model that rates the continuation so after the bare prompt says what it should."""
         ...
 
 
@@ -75,6 +80,10 @@ class Replace:
         """Mean over contexts and tokens."""
         return lambda log_probs, ids: -_of_answer(log_probs, ids).mean() / ids.shape[1]
 
+    def met(self, answer: Answer) -> bool:
+        """Whether it is what the model says greedily."""
+        return answer.rank == 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Refuse:
@@ -99,6 +108,10 @@ class Refuse:
     def loss(self, model: Model, fact: Fact) -> Loss:
         """Mean over contexts and tokens."""
         return lambda log_probs, ids: -_of_answer(log_probs, ids).mean() / ids.shape[1]
+
+    def met(self, answer: Answer) -> bool:
+        """Whether it is what the model says greedily."""
+        return answer.rank == 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +141,10 @@ class Suppress:
         """Mean over contexts."""
         return lambda log_probs, ids: -self.weight * _log_not(_of_answer(log_probs, ids)).mean()
 
+    def met(self, answer: Answer) -> bool:
+        """Whether the old answer is as unlikely as a verdict asks."""
+        return answer.probability <= Thresholds().removed_probability
+
 
 @dataclass(frozen=True, kw_only=True)
 class MaximumEntropy:
@@ -153,6 +170,10 @@ class MaximumEntropy:
             return math.log(first.shape[-1]) + (first.exp() * first).sum(-1).mean()
 
         return loss
+
+    def met(self, answer: Answer) -> bool:
+        """Whether the old answer is as unlikely as a verdict asks."""
+        return answer.probability <= Thresholds().removed_probability
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +218,10 @@ class Neutral:
             return (torch.relu(divergence - self.tolerance) + self.weight * above).mean()
 
         return loss
+
+    def met(self, answer: Answer) -> bool:
+        """Whether the old answer is as unlikely as a verdict asks."""
+        return answer.probability <= Thresholds().removed_probability
 
     @torch.no_grad()
     def distribution(self, model: Model, fact: Fact) -> Float[Tensor, " vocab"]:

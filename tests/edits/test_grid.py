@@ -35,7 +35,14 @@ from surgery.tokens import ask_fact
 
 SITES = [Site.at(layer, "mlp") for layer in range(3)]
 PUBLISHED: dict[str, Any] = {"key": "mean", "names": 0.0}
-SAME: dict[str, Any] = {"contexts": CONTEXTS, "search": SEARCH, "progress": False, "limits": FAR, **PUBLISHED}
+SAME: dict[str, Any] = {
+    "passes": 1,
+    "contexts": CONTEXTS,
+    "search": SEARCH,
+    "progress": False,
+    "limits": FAR,
+    **PUBLISHED,
+}
 
 
 @torch.no_grad()
