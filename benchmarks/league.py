@@ -94,7 +94,7 @@ def share(rows: Sequence[dict[str, Any]], attack: str) -> tuple[int, int]:
 def plot_league(league: dict[str, list[dict[str, Any]]], attacks: Sequence[str], ax: Axes | None = None) -> Axes:
     """Share of facts that withstand each attack, by method."""
     if ax is None:
-        _, ax = plt.subplots(figsize=(1.6 + 0.62 * len(attacks), 1.6 + 0.42 * len(league)), layout="constrained")
+        _, ax = plt.subplots(figsize=(1.6 + 0.62 * len(attacks), 2.2 + 0.42 * len(league)), layout="constrained")
     grid = np.full((len(league), len(attacks)), np.nan)
     for i, rows in enumerate(league.values()):
         for j, attack in enumerate(attacks):
@@ -104,7 +104,7 @@ def plot_league(league: dict[str, list[dict[str, Any]]], attacks: Sequence[str],
     image = ax.imshow(np.ma.masked_invalid(grid), cmap="RdYlGn", vmin=0, vmax=1, aspect="auto", alpha=0.75)
     ax.set_xticks(range(len(attacks)), attacks, rotation=45, ha="right", fontsize=8)
     ax.set_yticks(range(len(league)), list(league), fontsize=8)
-    ax.figure.colorbar(image, ax=ax, label="share of facts that withstand", fraction=0.03)
+    ax.figure.colorbar(image, ax=ax, label="share that withstand", fraction=0.03)
     ax.set_title("Removals and the attacks they withstand")
     return ax
 

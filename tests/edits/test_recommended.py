@@ -47,7 +47,7 @@ def test_sites_that_make_no_sense_are_refused(gpt2: Model) -> None:
     with pytest.raises(SurgeryError, match="there is no layer 9"):
         Mass().sites(gpt2, [Site.at(9, "mlp")])
     for wrong in ({"layers": 0}, {"anchor": -1}, {"batch": 0}):
-        with pytest.raises(SurgeryError, match="layers and batch of a method must be 1 or more"):
+        with pytest.raises(SurgeryError, match="layers, batch and passes of a method must be 1 or more"):
             ClosedForm(**wrong)
 
 
