@@ -5,7 +5,8 @@
 3. What counts is the lift over the controls (`attack`).
 4. How facts in doubt and their controls answer when the base model is merely asked, in all wordings with the subject.
 Paraphrases the edit has looked at are not asked. Attacks that put one question put it in words the edit has not seen
-(`unseen`); those that ask in several wordings ask the fact's own prompt besides, which can only tell against the edit.
+(`unseen`); those that ask in several wordings ask the fact's own prompt besides: where that alone brings the answer up,
+it is up, and where that alone did before the edit, the attack had power.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class DirectionAblation:
     name: ClassVar[str] = "direction ablation"
     about: ClassVar[str] = "asked without the direction in which the fact's states differ from other subjects'"
     aspect: ClassVar[Aspect] = "traces"
-    own_words: ClassVar[bool] = True
+    own_words: ClassVar[bool] = False
     profile: ClassVar[Profile] = "standard"
     unit: ClassVar[str] = "probability"
     floor: ClassVar[float] = 0.1
