@@ -155,7 +155,7 @@ class Finding:
         if self.outcome == "not applicable":
             return f"{self.attack} cannot be tried on this fact"
         after, before = self.after, self.before
-        was = f", before the edit {before.value:+.3f}" if before is not None else ""
+        was = f", before the edit {before.value:+.3f}" if before is not None and not np.isnan(before.value) else ""
         controls = f"{len(after.controls)} controls at most {after.controls[0]:+.3f}"
         said = f", says {after.says!r}" if after.says and self.outcome == "succeeds" else ""
         most = "" if after.bound is None else f" (at most {after.bound:.3f})"

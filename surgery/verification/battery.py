@@ -5,12 +5,13 @@
 3. What counts is the lift over the controls (`attack`).
 4. How facts in doubt and their controls answer when the base model is merely asked, in all wordings with the subject.
 Paraphrases the edit has looked at are not asked. Attacks that put one question put it in words the edit has not seen
-(`unseen`); those that ask in several wordings ask the fact's own prompt besides: where that alone brings the answer up,
-it is up, and where that alone did before the edit, the attack had power.
+(`unseen`). Those that ask in several wordings ask the fact's own prompt besides, which tells against the edit only:
+where that alone brought the answer up before the edit, the attack had no power.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
@@ -25,11 +26,11 @@ from surgery.model import Model
 from surgery.verification.askable import readable
 from surgery.verification.attack import FEWEST_CONTROLS, Attack, Attempt, Finding, Lift, lift
 from surgery.verification.attacks.paraphrases import Paraphrases
-from surgery.verification.attacks.wordings import all_wordings, rated
+from surgery.verification.attacks.wordings import WORDINGS, all_wordings, rated
 from surgery.verification.baseline import Baseline, Controls
 from surgery.verification.controls import with_subject
 from surgery.verification.intervention import Intervention
-from surgery.verification.unseen import in_unseen_words
+from surgery.verification.unseen import held_out, in_unseen_words
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,7 @@ def attacked(
     if not attacks:
         return Battery((), {}, (0,) * len(facts))
     base = Baseline(model) if baseline is None else baseline
-    known = set(seen)
-    plain = [fact.replace(paraphrases=[text for text in fact.paraphrases if text not in known]) for fact in facts]
+    plain = [held_out(fact, seen) for fact in facts]
     matched = [() if i in left_out else _matched(base, fact, controls) for i, fact in enumerate(plain)]
     own = _Cases.of(list(zip(plain, matched, strict=True)))
     if not own.facts:
@@ -132,6 +132,8 @@ def attacked(
     for i in own.places:
         for (attack, to), was, now in zip(put, before, after, strict=True):
             place = to.places[i]
+            if was is not None and facts[i].prompt in seen:
+                was = _beside_prompt(was)
             lifts = None if was is None else lift(was, *place, attack.floor), lift(now, *place, attack.floor)
             findings.append(Finding(i, attack.name, attack.aspect, attack.unit, *lifts))
     merely = {i: place for i, place in own.places.items() if doubtful is None or i in doubtful}
@@ -154,6 +156,7 @@ class _Cases:
 
     @classmethod
     def of(cls, matched: Sequence[tuple[Fact, Sequence[Fact]]]) -> _Cases:
+        """Those of facts with their controls; a fact without any is left away."""
         row = {case: i for i, case in enumerate(dict.fromkeys(c for fact, own in matched if own for c in (fact, *own)))}
         places = {i: (row[fact], tuple(row[one] for one in own)) for i, (fact, own) in enumerate(matched) if own}
         return cls(tuple(row), places)
@@ -169,6 +172,12 @@ def _unseen(
     renamed = tuple(with_subject(other, one.subject) for one in matched)
     others = tuple(one for one in renamed if readable(base.model, one))
     return (other, others) if len(others) >= FEWEST_CONTROLS else (fact, matched)
+
+
+def _beside_prompt(attempt: Attempt) -> Attempt:
+    """What was brought up in other wordings than the fact's own prompt."""
+    others = [i for i, form in enumerate(attempt.forms) if form != WORDINGS[0]]
+    return dataclasses.replace(attempt, forms=tuple(attempt.forms[i] for i in others), scores=attempt.scores[:, others])
 
 
 def _merely(model: Model, cases: Sequence[Fact], places: Mapping[int, tuple[int, Sequence[int]]]) -> dict[int, Merely]:

@@ -40,6 +40,11 @@ def prompts_seen(edit: Edit | Intervention | None, facts: Sequence[Fact]) -> tup
     return hidden.seen([text for texts in asked for text in texts])
 
 
+def held_out(fact: Fact, seen: Sequence[str]) -> Fact:
+    """The fact without paraphrases that the edit has looked at."""
+    return fact.replace(paraphrases=tuple(text for text in fact.paraphrases if text not in seen))
+
+
 def in_unseen_words(base: Baseline, fact: Fact, seen: Sequence[str]) -> Fact:
     """The fact as what puts one question asks it: itself, or, where the edit has seen its prompt, in other words.
 
@@ -48,19 +53,18 @@ def in_unseen_words(base: Baseline, fact: Fact, seen: Sequence[str]) -> Fact:
         fact: the fact.
         seen: prompts the edit was made from; such paraphrases are left away.
     """
-    looked = set(seen)
-    others = tuple(text for text in fact.paraphrases if text not in looked)
-    if fact.prompt not in looked:
-        return fact.replace(paraphrases=others)
-    chosen = [text for text in others if _template(fact, text) and fits(base.model, text, fact.target)]
+    fact = held_out(fact, seen)
+    if fact.prompt not in seen:
+        return fact
+    chosen = [text for text in fact.paraphrases if _template(fact, text) and fits(base.model, text, fact.target)]
     if not chosen:
-        return fact.replace(paraphrases=others)
+        return fact
     chances = [one.probability for one in base.rate([(text, fact.target) for text in chosen])]
     best = chosen[chances.index(max(chances))]
     template = _template(fact, best)
     return fact.replace(
         template=template,
-        paraphrases=tuple(text for text in others if text != best),
+        paraphrases=tuple(text for text in fact.paraphrases if text != best),
         neighbours=tuple(_moved(one, fact.template, template) for one in fact.neighbours),
     )
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import pytest
 from by_hand import Toy, toy_edit
 from known_answers import strangers
+from listening import Keen
 
 from surgery import Fact, Model, SurgeryError, verify
 from surgery.shipped import example_facts, invented_names
-from surgery.verification.attack import Aspect, Attack, Attempt, Finding, Lift, Profile, lift
+from surgery.verification.attack import Attack, Attempt, Finding, Lift, lift
 from surgery.verification.attacks import ATTACKS, attacks_named, attacks_of
 from surgery.verification.attacks.spaces import StraySpaces
 from surgery.verification.baseline import Baseline
@@ -161,33 +160,15 @@ def test_these_attacks_find_what_a_model_knows(name: str, toy: Toy) -> None:
     assert list(battery.asked) == list(range(6))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Listening:
-    """Records the prompts it is shown, and finds nothing."""
-
-    name: ClassVar[str] = "listening"
-    about: ClassVar[str] = "nothing"
-    aspect: ClassVar[Aspect] = "extraction"
-    own_words: ClassVar[bool] = True
-    profile: ClassVar[Profile] = "full"
-    unit: ClassVar[str] = "p"
-    floor: ClassVar[float] = 0.05
-    heard: ClassVar[list[tuple[str, ...]]] = []
-
-    def __call__(self, model: Model, facts: Sequence[Fact]) -> Attempt:
-        self.heard.extend(tuple(fact.paraphrases) for fact in facts)
-        return Attempt(("once",), np.zeros((len(facts), 1)))
-
-
 def test_paraphrases_the_edit_has_seen_are_not_asked(toy: Toy) -> None:
     model, facts = toy
     seen = facts[0].paraphrases[0]
-    Listening.heard.clear()
+    Keen.heard.clear()
     edit = toy_edit(toy, size=1.0, prompts=(seen,))
-    verify(model, edit, attacks=[Listening()], controls=strangers)
-    assert Listening.heard
-    assert all(seen not in heard for heard in Listening.heard)
-    assert Listening.heard[0] == tuple(facts[0].paraphrases[1:])
+    verify(model, edit, attacks=[Keen()], controls=strangers)
+    assert Keen.heard
+    assert all(seen not in heard.paraphrases for heard in Keen.heard)
+    assert Keen.heard[0].paraphrases == tuple(facts[0].paraphrases[1:])
 
 
 def test_attacks_that_succeed_make_a_removal_fail(toy: Toy) -> None:

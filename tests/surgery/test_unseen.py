@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import pytest
 from by_hand import Toy, toy_edit
 from known_answers import strangers
+from listening import Keen, Listening
 
 from surgery import Edit, Fact, Model, verify
 from surgery.predict import rate
 from surgery.privacy import redact
-from surgery.verification.attack import Aspect, Attempt, Profile
 from surgery.verification.attacks.lens import LogitLens
+from surgery.verification.attacks.quantised import Int8
 from surgery.verification.baseline import Baseline
 from surgery.verification.generation import generation
 from surgery.verification.unseen import in_unseen_words, prompts_seen
@@ -71,31 +71,6 @@ def test_an_edit_without_its_facts_has_seen_their_prompts(toy: Toy) -> None:
     assert prompts_seen(redact(edit, "none"), [fact]) == (fact.prompt,)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Listening:
-    """Records what it is asked, and finds nothing."""
-
-    name: ClassVar[str] = "listening"
-    about: ClassVar[str] = "nothing"
-    aspect: ClassVar[Aspect] = "extraction"
-    own_words: ClassVar[bool] = False
-    profile: ClassVar[Profile] = "full"
-    unit: ClassVar[str] = "p"
-    floor: ClassVar[float] = 0.05
-    heard: ClassVar[list[Fact]] = []
-
-    def __call__(self, model: Model, facts: Sequence[Fact]) -> Attempt:
-        self.heard.extend(facts)
-        return Attempt(("once",), np.zeros((len(facts), 1)))
-
-
-class Keen(Listening):
-    """The same with the fact's own words."""
-
-    own_words: ClassVar[bool] = True
-    heard: ClassVar[list[Fact]] = []
-
-
 def test_attacks_get_facts_and_controls_in_the_same_words(toy: Toy) -> None:
     model, facts = toy
     Listening.heard.clear()
@@ -135,7 +110,7 @@ class OwnPromptOnly:
     @contextmanager
     def applied(self, model: Model) -> Iterator[Model]:
         tokenizer = model.tokenizer
-        ends = [tuple(tokenizer(text)["input_ids"]) for text in self.prompts]
+        ends = [tuple(tokenizer(fact.prompt)["input_ids"]) for fact in self.facts]
 
         def blank(module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
             ids = (named.get("input_ids") if "input_ids" in named else given[0]).clone()
@@ -169,6 +144,28 @@ def test_hiding_the_prompt_of_the_edit_deceives_no_attack(toy: Toy) -> None:
     report = verify(model, hiding, [bare], attacks=[LogitLens()], controls=strangers)
     assert report.battery.findings[0].outcome == "resisted"
     assert report.battery.prompts == {}
+
+
+class Unsaid(OwnPromptOnly):
+    """The same without telling what it was made from."""
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        return ()
+
+
+def test_the_prompt_of_the_edit_lends_no_power(toy: Toy) -> None:
+    model, facts = toy
+    # a paraphrase in which the toy does not know the answer
+    fact = facts[0].replace(paraphrases=(f"They {facts[0].subject} They",))
+    for hiding, outcome in ((Unsaid, "resisted"), (OwnPromptOnly, "no power")):
+        report = verify(model, hiding(model, (fact,)), [fact], attacks=[Int8()], controls=strangers)
+        assert report.battery.findings[0].outcome == outcome
+    # without any other wording there is none to have power
+    bare = fact.replace(paraphrases=())
+    report = verify(model, OwnPromptOnly(model, (bare,)), [bare], attacks=[Int8()], controls=strangers)
+    assert report.battery.findings[0].outcome == "no power"
+    assert "nan" not in report.battery.findings[0].evidence
 
 
 @pytest.mark.parametrize("seen", [True, False])
