@@ -57,8 +57,32 @@ class Objective(Protocol):
         ...
 
 
+class _Saying:
+    """What objectives share that want a text said."""
+
+    def loss(self, model: Model, fact: Fact) -> Loss:
+        """Mean over contexts and tokens."""
+        return lambda log_probs, ids: -_of_answer(log_probs, ids).mean() / ids.shape[1]
+
+    def met(self, answer: Answer) -> bool:
+        """Whether it is what the model says greedily."""
+        return answer.rank == 1
+
+
+class _Silent:
+    """What objectives share that want the old answer gone."""
+
+    def continuation(self, fact: Fact) -> str:
+        """The old answer."""
+        return fact.target
+
+    def met(self, answer: Answer) -> bool:
+        """Whether the old answer is as unlikely as a verdict asks."""
+        return answer.probability <= Thresholds().removed_probability
+
+
 @dataclass(frozen=True, kw_only=True)
-class Replace:
+class Replace(_Saying):
     """Say the fact's `new_target`."""
 
     name: ClassVar[str] = "replace"
@@ -76,17 +100,9 @@ class Replace:
             )
         return fact.new_target
 
-    def loss(self, model: Model, fact: Fact) -> Loss:
-        """Mean over contexts and tokens."""
-        return lambda log_probs, ids: -_of_answer(log_probs, ids).mean() / ids.shape[1]
-
-    def met(self, answer: Answer) -> bool:
-        """Whether it is what the model says greedily."""
-        return answer.rank == 1
-
 
 @dataclass(frozen=True, kw_only=True)
-class Refuse:
+class Refuse(_Saying):
     """Say that one cannot say: mean negative log-likelihood of a refusal.
 
     Attributes:
@@ -105,17 +121,9 @@ class Refuse:
         """The refusal, after a fact that is there to be removed."""
         return self.text
 
-    def loss(self, model: Model, fact: Fact) -> Loss:
-        """Mean over contexts and tokens."""
-        return lambda log_probs, ids: -_of_answer(log_probs, ids).mean() / ids.shape[1]
-
-    def met(self, answer: Answer) -> bool:
-        """Whether it is what the model says greedily."""
-        return answer.rank == 1
-
 
 @dataclass(frozen=True, kw_only=True)
-class Suppress:
+class Suppress(_Silent):
     """Do not say the old answer, whatever else.
 
     Attributes:
@@ -133,21 +141,13 @@ class Suppress:
         if self.weight <= 0:
             raise SurgeryError(f"the weight of suppression is above 0, not {self.weight}")
 
-    def continuation(self, fact: Fact) -> str:
-        """The old answer."""
-        return fact.target
-
     def loss(self, model: Model, fact: Fact) -> Loss:
         """Mean over contexts."""
         return lambda log_probs, ids: -self.weight * _log_not(_of_answer(log_probs, ids)).mean()
 
-    def met(self, answer: Answer) -> bool:
-        """Whether the old answer is as unlikely as a verdict asks."""
-        return answer.probability <= Thresholds().removed_probability
-
 
 @dataclass(frozen=True, kw_only=True)
-class MaximumEntropy:
+class MaximumEntropy(_Silent):
     """Say anything: log(vocab) minus the entropy of the next token.
 
     Attributes:
@@ -158,10 +158,6 @@ class MaximumEntropy:
     claim: ClassVar[Literal["removed", "rewritten"]] = "removed"
     layers: tuple[int, ...] = ()
 
-    def continuation(self, fact: Fact) -> str:
-        """The old answer."""
-        return fact.target
-
     def loss(self, model: Model, fact: Fact) -> Loss:
         """Mean over contexts; 0 where every token is equally likely."""
 
@@ -171,13 +167,9 @@ class MaximumEntropy:
 
         return loss
 
-    def met(self, answer: Answer) -> bool:
-        """Whether the old answer is as unlikely as a verdict asks."""
-        return answer.probability <= Thresholds().removed_probability
-
 
 @dataclass(frozen=True, kw_only=True)
-class Neutral:
+class Neutral(_Silent):
     """Say what one would say of a subject one does not know.
 
     Attributes:
@@ -203,10 +195,6 @@ class Neutral:
                 f"0 or more, not {self.floor}, {self.weight} and {self.tolerance}"
             )
 
-    def continuation(self, fact: Fact) -> str:
-        """The old answer."""
-        return fact.target
-
     def loss(self, model: Model, fact: Fact) -> Loss:
         """Mean over contexts of divergence and hinge."""
         wanted = self.distribution(model, fact)
@@ -218,10 +206,6 @@ class Neutral:
             return (torch.relu(divergence - self.tolerance) + self.weight * above).mean()
 
         return loss
-
-    def met(self, answer: Answer) -> bool:
-        """Whether the old answer is as unlikely as a verdict asks."""
-        return answer.probability <= Thresholds().removed_probability
 
     @torch.no_grad()
     def distribution(self, model: Model, fact: Fact) -> Float[Tensor, " vocab"]:
