@@ -26,8 +26,9 @@ from surgery.anatomy import oriented
 from surgery.delta import Delta
 from surgery.errors import SurgeryError, WrongWeights
 from surgery.fact import Fact
+from surgery.fingerprint import tensor_sha256
 from surgery.hooks import get_module
-from surgery.model import Model, tensor_sha256
+from surgery.model import Model
 from surgery.privacy import Hidden, mentions
 
 __all__ = ["Delta", "Edit", "Undo", "add_", "weight_of"]

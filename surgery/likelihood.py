@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 
 from surgery.model import Model
 from surgery.products import fast_products
-from surgery.tokens import ask, encode, pad
+from surgery.tokens import ask, by_length, encode, pad
 
 ROWS = 32
 POSITIONS = 512
@@ -61,11 +61,11 @@ def _likelihoods(model: Model, rows: Sequence[tuple[tuple[int, ...], int]]) -> l
     of_row: dict[tuple[int, ...], list[int]] = {}
     for i, (ids, _) in enumerate(rows):
         of_row.setdefault(ids[:-1], []).append(i)
-    order = sorted((ids for ids in of_row if ids), key=len)
+    read = [ids for ids in of_row if ids]
     found = dict.fromkeys(range(len(rows)), Likelihood(np.zeros(0), np.zeros(0, dtype=bool)))
     with fast_products(model.device, model.dtype):
-        for start in range(0, len(order), ROWS):
-            part = order[start : start + ROWS]
+        for batch in by_length(read, ROWS):
+            part = [read[i] for i in batch]
             states = model.normed_states(pad(part, device=model.device))
             owners = [(at, i) for at, ids in enumerate(part) for i in of_row[ids]]
             picked = torch.cat([states[at, rows[i][1] - 1 : len(part[at])] for at, i in owners])

@@ -18,8 +18,9 @@ from surgery.anatomy import shared_weight
 from surgery.delta import Delta
 from surgery.edit import Edit
 from surgery.errors import SurgeryError, WrongWeights
+from surgery.fingerprint import fingerprint
 from surgery.hooks import TraceDict, get_module
-from surgery.model import Model, fingerprint
+from surgery.model import Model
 
 M = TypeVar("M", Model, nn.Module)
 

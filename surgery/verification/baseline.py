@@ -53,7 +53,7 @@ class Baseline:
         """
         self._check()
         asked = [probe for probe in dict.fromkeys(probes) if probe not in self._measured]
-        self._measured.update(zip(asked, measure(self.model, asked), strict=True))
+        self._measured.update(zip(asked, measure(self.model, asked, self.rate), strict=True))
         return [self._measured[probe] for probe in probes]
 
     def rate(self, asked: Sequence[tuple[str, str]]) -> list[Answer]:

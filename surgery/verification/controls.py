@@ -2,20 +2,23 @@
 
 1. Invented names come in kinds: people, places, landmarks, organisations, works, things.
 2. The kind is the one whose names suit the fact's wording best: the largest mean of log p(prompt with the name) -
-   log p(the name), both after words that suit anything, by the base model, over a few names of each.
+   log p(the name), both after words that suit anything, by the base model, over a few names of each; what comes
+   before the names is the same for all and left out.
 3. The fact's own words stay, its paraphrases and its answer too; a paraphrase that does not name the subject goes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 from surgery.errors import SurgeryError
 from surgery.fact import Fact
-from surgery.likelihood import text_likelihoods
 from surgery.model import Model
 from surgery.shipped import invented_names
+from surgery.tokens import Question, encode
 from surgery.verification.naming import names, renamed
+from surgery.verification.shared import log_probs_of
 
 TRIED = 3
 ANYTHING = "I know this: "
@@ -53,15 +56,18 @@ def suiting_kind(model: Model, template: str) -> str:
     """The kind of invented name that suits a template best."""
     kinds = invented_names()
     tried = [(kind, name) for kind, own in kinds.items() for name in own[:TRIED]]
-    told = _log_probs(model, [ANYTHING + template.replace("{}", name) for _, name in tried])
-    alone = _log_probs(model, [ANYTHING + name for _, name in tried])
-    suits = {
-        kind: sum(a - b for (one, _), a, b in zip(tried, told, alone, strict=True) if one == kind) for kind in kinds
-    }
+    told = [ANYTHING + template.replace("{}", name) for _, name in tried]
+    alone = [ANYTHING + name for _, name in tried]
+    with_words, bare = log_probs_of(model, [_parted(model, told), _parted(model, alone)])
+    gains = [a - b for a, b in zip(with_words, bare, strict=True)]
+    suits = {kind: sum(gain for (one, _), gain in zip(tried, gains, strict=True) if one == kind) for kind in kinds}
     return max(suits, key=lambda kind: suits[kind])
 
 
-def _log_probs(model: Model, texts: Sequence[str]) -> list[float]:
-    """Log-probability of each text's tokens, in nats; the first token's, which nothing precedes, left out."""
-    most = model.anatomy.max_positions
-    return [float(one.log_probs.sum()) for one in text_likelihoods(model, texts, most=most)]
+def _parted(model: Model, texts: Sequence[str]) -> list[Question]:
+    """Texts as questions whose answer begins where they part: what comes before is as likely for one as for another."""
+    encoded = [encode(model.tokenizer, text) for text in texts]
+    rows = [one.ids[: model.anatomy.max_positions] for one in encoded]
+    alike = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False)))
+    start = max(1, min(alike, min(map(len, rows)) - 1))
+    return [Question(one.text, ids, one.offsets, start) for one, ids in zip(encoded, rows, strict=True)]

@@ -15,6 +15,8 @@ from surgery.products import fast_products
 from surgery.tokens import by_length, encode, pad
 
 ROWS = 16
+POSITIONS = 512
+"""Positions whose logits are made at a time."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,10 @@ def log_probs(model: Model, texts: Sequence[str]) -> list[Float[Tensor, "tokens 
     with fast_products(model.device, model.dtype):
         for part in by_length(rows, ROWS):
             states = model.normed_states(pad([rows[i] for i in part], device=model.device))
-            for i, own in zip(part, states, strict=True):
-                found[i] = model.anatomy.head(own[: len(rows[i])]).float().log_softmax(-1)
+            lengths = [len(rows[i]) for i in part]
+            said = torch.cat([own[:length] for own, length in zip(states, lengths, strict=True)]).split(POSITIONS)
+            logs = torch.cat([model.anatomy.head(some).float().log_softmax(-1) for some in said])
+            found.update(zip(part, logs.split(lengths), strict=True))
     return [found[i] for i in range(len(rows))]
 
 

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -98,11 +98,21 @@ def probes_of(facts: Sequence[Fact], claim: str, seen: Sequence[str]) -> tuple[l
     return probes, left_out
 
 
-def measure(model: Model, probes: Sequence[Probe]) -> list[Measured]:
-    """Rate all probes with the model as it is."""
+def measure(
+    model: Model,
+    probes: Sequence[Probe],
+    rating: Callable[[Sequence[tuple[str, str]]], list[Answer]] | None = None,
+) -> list[Measured]:
+    """Rate all probes with the model as it is.
+
+    Args:
+        model: the model asked.
+        probes: what to ask.
+        rating: how it rates answers to prompts, where somebody keeps that; None to ask it.
+    """
     asked = [(probe.prompt, probe.target) for probe in probes]
     renewed = [(probe.prompt, probe.new_target) for probe in probes if probe.new_target is not None]
-    answers = rate(model, asked + renewed)
+    answers = rate(model, asked + renewed) if rating is None else rating(asked + renewed)
     new = iter(answers[len(asked) :])
     speaking = [probe.prompt for probe in probes if probe.role != "neighbour"]
     said: list[str] = []

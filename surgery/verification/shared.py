@@ -8,6 +8,7 @@ Groups with next to nothing in common are read whole. The numbers are those of `
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from surgery.model import Model
-from surgery.tokens import Question, pad
+from surgery.tokens import Question, in_batches, pad
 
 ROWS = 96
 """Rows read at a time, unless one group has more; their caches stand in memory side by side."""
@@ -25,17 +26,22 @@ FEWEST = 3
 """A shorter prefix is not worth a run of its own."""
 
 
-@torch.no_grad()
 def probabilities_of(model: Model, groups: Sequence[Sequence[Question]]) -> list[list[float]]:
     """The probability of each question's answer, all its tokens; groups must not be empty."""
+    return [[min(math.exp(one), 1.0) for one in own] for own in log_probs_of(model, groups)]
+
+
+@torch.no_grad()
+def log_probs_of(model: Model, groups: Sequence[Sequence[Question]]) -> list[list[float]]:
+    """The log-probability of each question's answer, all its tokens, in nats; groups must not be empty."""
     parts = [(i, list(group[at : at + ROWS])) for i, group in enumerate(groups) for at in range(0, len(group), ROWS)]
     prefixes = [_prefix(part) for _, part in parts]
-    # rows of like length beside each other
-    order = sorted(range(len(parts)), key=lambda k: max(len(one.ids) for one in parts[k][1]) - prefixes[k])
+    widths = [max(len(one.ids) for one in part) - size for (_, part), size in zip(parts, prefixes, strict=True)]
     found: list[list[float]] = [[] for _ in parts]
     for whole in (True, False):
-        alike = [k for k in order if (prefixes[k] == 0) == whole]
-        for some in _packed(alike, [len(part) for _, part in parts]):
+        alike = [k for k, size in enumerate(prefixes) if (size == 0) == whole]
+        for batch in in_batches([widths[k] for k in alike], [len(parts[k][1]) for k in alike], ROWS):
+            some = [alike[i] for i in batch]
             numbers = _read(model, [parts[k][1] for k in some], [prefixes[k] for k in some])
             for k in some:
                 found[k] = [next(numbers) for _ in parts[k][1]]
@@ -51,17 +57,6 @@ def _prefix(group: Sequence[Question]) -> int:
     first = group[0].ids
     size = next((i for i in range(most) if any(one.ids[i] != first[i] for one in group)), most)
     return size if size >= FEWEST else 0
-
-
-def _packed(order: Sequence[int], sizes: Sequence[int]) -> Iterator[list[int]]:
-    some: list[int] = []
-    for k in order:
-        if some and sum(sizes[one] for one in some) + sizes[k] > ROWS:
-            yield some
-            some = []
-        some.append(k)
-    if some:
-        yield some
 
 
 def _read(model: Model, groups: Sequence[Sequence[Question]], prefixes: Sequence[int]) -> Iterator[float]:
@@ -88,7 +83,7 @@ def _read(model: Model, groups: Sequence[Sequence[Question]], prefixes: Sequence
         for some, wanted in zip(picked.split(ROWS), ids.split(ROWS), strict=True)
     ]
     logs = torch.cat(said).split([len(one.answer_ids) for one in rows])
-    return iter([min(own.sum().exp().item(), 1.0) for own in logs])
+    return iter([own.sum().item() for own in logs])
 
 
 def _after_prefixes(

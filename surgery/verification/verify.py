@@ -107,16 +107,11 @@ def verify(
     refused = unaskable(model, probes)
     probes = [probe for probe in probes if probe.fact not in refused]
     asked = [fact for i, fact in enumerate(chosen) if i not in refused]
-    base = Baseline(model) if baseline is None else baseline
-    base.check(model)
     tried = attacks_of(profile, seed) if attacks is None else tuple(attacks)
-    weights = edit if isinstance(edit, Edit) else None
-
-    def once(_: Model, fact: Fact) -> Sequence[Fact]:
-        return base.controls(controls, fact)
-
-    meter = Meter()
-    with meter.measuring(model):
+    weights, meter = edit if isinstance(edit, Edit) else None, Meter()
+    with model.read_once(), meter.measuring(model):
+        base = Baseline(model) if baseline is None else baseline
+        base.check(model)
         rows, moved = _before_and_after(model, edit, probes, neutral_texts() if texts is None else texts, base, meter)
         with meter.part("attacks"):
             battery = attacked(
@@ -127,7 +122,7 @@ def verify(
         own = [(dataclasses.replace(probe, fact=place[probe.fact]), was, now) for probe, was, now in rows]
         given = Asked(
             model=model, edit=weights, facts=asked, rows=own, claim=claim, profile=profile, lines=lines, drift=moved,
-            controls=once, baseline=base, tasks=tasks, seed=seed,
+            controls=lambda _, fact: base.controls(controls, fact), baseline=base, tasks=tasks, seed=seed,
         )  # fmt: skip
         wanted = bool(asked) and weights is edit and (bool(tried) if beside is None else beside)
         looked = measured_beside(given, meter, wanted=wanted)

@@ -114,7 +114,7 @@ def test_a_baseline_is_measured_once_and_changes_no_number(toy: Toy, monkeypatch
     baseline = Baseline(model)
     together = [verify(model, edits[0], attacks=(), baseline=baseline).as_record()]
     asked: list[Probe] = []
-    monkeypatch.setattr("surgery.verification.baseline.measure", lambda _, probes: asked.extend(probes) or [])
+    monkeypatch.setattr("surgery.verification.baseline.measure", lambda _, probes, rating: asked.extend(probes) or [])
     together.append(verify(model, edits[1], attacks=(), baseline=baseline).as_record())
     assert not asked
     for one, other in zip(alone, together, strict=True):

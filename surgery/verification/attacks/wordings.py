@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from surgery.fact import Fact
 from surgery.model import Model
-from surgery.predict import rate
+from surgery.verification.asking import Cell, probabilities
 from surgery.verification.naming import names
 
 WORDINGS = ("prompt", "paraphrase 1", "paraphrase 2", "paraphrase 3")
@@ -29,12 +29,9 @@ def rated(
     model: Model, facts: Sequence[Fact], *, start: int = 0, most: int = len(WORDINGS)
 ) -> Float[np.ndarray, "facts wordings"]:
     """The probability of each fact's answer after its wordings from `start` on, `most` in all; nan elsewhere."""
-    asked = [
-        (i, j, text) for i, fact in enumerate(facts) for j, text in enumerate(all_wordings(fact)[:most]) if j >= start
-    ]
-    asked.sort(key=lambda one: len(one[2]))
-    answers = rate(model, [(text, facts[i].target) for i, _, text in asked])
-    scores = np.full((len(facts), most), np.nan)
-    for (i, j, _), answer in zip(asked, answers, strict=True):
-        scores[i, j] = answer.probability
-    return scores
+    return probabilities(model, facts, [_row(fact, start, most) for fact in facts])
+
+
+def _row(fact: Fact, start: int, most: int) -> list[Cell]:
+    cells: list[Cell] = [(text, fact.target) for text in all_wordings(fact)[:most]]
+    return [None] * start + cells[start:] + [None] * (most - max(len(cells), start))

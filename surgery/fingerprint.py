@@ -1,0 +1,65 @@
+"""What weights are known by: SHA-256 over a model's parameters, each hashed on its own, several at a time.
+
+A weight's hash holds as long as nobody writes to it. PyTorch counts what is written to a tensor, but for what goes past
+it by `weight.data` or from outside; so hashes are kept only inside a block that promises there is no such thing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+
+def fingerprint(hf: PreTrainedModel) -> str:
+    """SHA-256 over every parameter of a model: name, type, shape and bytes; tied weights count once."""
+    return Digests().of(hf)
+
+
+def tensor_sha256(weight: Tensor) -> bytes:
+    """SHA-256 of a tensor's bytes in their stored order."""
+    data = weight.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return hashlib.sha256(data.numpy().data).digest()
+
+
+@dataclass
+class Digests:
+    """The hashes of a model's weights, kept as long as `keeping` lasts, and not at all outside."""
+
+    _depth: int = 0
+    _kept: dict[str, tuple[Tensor, tuple[int, int], bytes]] = field(default_factory=dict)
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """A block in which a weight is hashed again only where PyTorch saw it written to, or it has other memory."""
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if not self._depth:
+                self._kept.clear()
+
+    def of(self, hf: PreTrainedModel) -> str:
+        """The model's fingerprint."""
+        with ThreadPoolExecutor() as pool:
+            digests = pool.map(self._digest, *zip(*sorted(hf.named_parameters()), strict=True))
+        return hashlib.sha256(b"".join(digests)).hexdigest()
+
+    def _digest(self, name: str, weight: Tensor) -> bytes:
+        # the weight itself is kept, so that no other can take its place in memory
+        stamp = weight.data_ptr(), weight._version
+        kept = self._kept.get(name)
+        if kept is not None and kept[0] is weight and kept[1] == stamp:
+            return kept[2]
+        head = f"{name} {weight.dtype} {tuple(weight.shape)}".encode()
+        made = hashlib.sha256(head + tensor_sha256(weight)).digest()
+        if self._depth:
+            self._kept[name] = weight, stamp, made
+        return made
