@@ -24,13 +24,14 @@ from torch import Tensor
 
 from edits.solve import whitened
 from edits.statistics import SecondMoment
+from surgery.batching import by_length
 from surgery.fact import SLOT, Fact
 from surgery.hooks import Trace, hidden
 from surgery.model import Model
 from surgery.predict import generate
 from surgery.products import fast_products
 from surgery.site import Site
-from surgery.tokens import ask_fact, by_length, pad
+from surgery.tokens import ask_fact, pad
 
 ROWS = 64
 SHORT = 0.25

@@ -26,11 +26,12 @@ from torch import Tensor
 from edits.keys import read_ends
 from edits.moment import SecondMoment
 from edits.solve import whitened
+from surgery.batching import by_length
 from surgery.fact import Fact
 from surgery.model import Model
 from surgery.predict import text_of
 from surgery.site import Site
-from surgery.tokens import ask_fact, by_length, pad
+from surgery.tokens import ask_fact, pad
 
 WEIGHT = 30.0
 """Where one subject is edited, and a third of it each where a hundred are: found on records that no score is of."""

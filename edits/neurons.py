@@ -38,10 +38,10 @@ from locate import GradientActivation
 from locate.neurons.activations import activations
 from locate.neurons.method import Method as Attributing
 from locate.neurons.method import ranked
-from surgery.anatomy import oriented
 from surgery.edit import Delta, Edit
 from surgery.errors import SurgeryError
 from surgery.fact import Fact
+from surgery.linear_map import oriented
 from surgery.model import Model
 from surgery.site import Neuron, Site
 from surgery.tokens import ask

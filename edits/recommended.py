@@ -85,6 +85,7 @@ def checked_sites(
 
     Raises:
         SurgeryError: they are of other kinds, none or too many, or the model has no such layer.
+        UnsupportedModel: the model is quantised, so that there is no matrix to change.
     """
     wrong = any(site.kind not in kinds or site.position is not None for site in sites)
     if wrong or not sites or (one and len(sites) > 1):
@@ -92,7 +93,7 @@ def checked_sites(
         what = f"exactly one {parts}, such as 'L4.mlp'" if one else f"{parts}s, such as 'L4.mlp'"
         raise SurgeryError(f"{method} edits {what}, not {[str(site) for site in sites]}")
     for site in sites:
-        model.anatomy.name(site)
+        model.anatomy.matrix(site)
     return sorted(set(sites), key=lambda site: (site.layer, site.kind))
 
 

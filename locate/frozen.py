@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from surgery.anatomy import oriented
 from surgery.errors import UnsupportedModel
 from surgery.hooks import TraceDict, hidden
+from surgery.linear_map import oriented
 from surgery.model import Model
 from surgery.tokens import pad
 

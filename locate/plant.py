@@ -22,9 +22,9 @@ from torch import Tensor
 
 from locate.neurons.activations import changed_neurons
 from locate.neurons.text import Told, telling_loss
-from surgery.anatomy import oriented
 from surgery.fact import Fact
 from surgery.hooks import TraceDict, frozen, hidden, with_hidden
+from surgery.linear_map import oriented
 from surgery.model import Model
 from surgery.tokens import Question, ask
 

@@ -19,13 +19,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from surgery import edit_files
-from surgery.anatomy import shared_weight
 from surgery.delta import Delta
 from surgery.edit import Edit, weight_of
 from surgery.errors import SurgeryError
 from surgery.export import ABOUT, CONFIG, WEIGHTS
 from surgery.fact import Fact
 from surgery.files import file_sha256
+from surgery.linear_map import shared_weight
 from surgery.model import Model
 
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")

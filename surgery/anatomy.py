@@ -25,6 +25,7 @@ from transformers.pytorch_utils import Conv1D
 
 from surgery.errors import SurgeryError, UnsupportedModel
 from surgery.hooks import TraceDict, hidden, with_hidden
+from surgery.linear_map import map_size, oriented
 from surgery.site import Kind, Site
 
 
@@ -124,28 +125,6 @@ class Anatomy:
         return cap * torch.tanh(logits / cap) if cap else logits
 
 
-def oriented(module: nn.Module) -> Float[Tensor, "out in"]:
-    """A linear map's weight as [out, in]: GPT-2's Conv1D stores it the other way round.
-
-    Raises:
-        UnsupportedModel: the module is no plain linear map (a quantised one, say).
-    """
-    if isinstance(module, Conv1D):
-        return module.weight.T
-    if isinstance(module, nn.Linear) and module.weight.is_floating_point():
-        return module.weight
-    raise UnsupportedModel(
-        f"{type(module).__name__} holds no plain weight matrix; load the model unquantised to change it"
-    )
-
-
-def shared_weight(hf: nn.Module, module: str) -> str | None:
-    """Name of another parameter that is the same tensor as a module's weight, as tied embeddings are; None for none."""
-    weight = getattr(hf.get_submodule(module), "weight", None)
-    twins = [name for name, one in hf.named_parameters(remove_duplicate=False) if one is weight]
-    return next((name for name in twins if name != f"{module}.weight"), None)
-
-
 def examine(hf: PreTrainedModel) -> Anatomy:
     """Find the parts of a causal language model and check the finding by one small run.
 
@@ -162,13 +141,14 @@ def examine(hf: PreTrainedModel) -> Anatomy:
     blocks_name, blocks = _blocks(hf)
     order = _running_order(hf)
     layers = tuple(_layer(hf, f"{blocks_name}.{i}", block, order) for i, block in enumerate(blocks))
+    d_model, d_ff = _size(hf, layers[0].mlp)
     anatomy = Anatomy(
         hf=hf,
         layers=layers,
         embedding=_name_of(hf, embedding),
         final_norm=_final_norm(hf, blocks_name, order),
-        d_model=oriented(hf.get_submodule(layers[0].mlp)).shape[0],
-        d_ff=oriented(hf.get_submodule(layers[0].mlp)).shape[1],
+        d_model=d_model,
+        d_ff=d_ff,
         vocab=oriented(head).shape[0],
     )
     _check(anatomy)
@@ -253,6 +233,15 @@ def _layer(hf: PreTrainedModel, name: str, block: nn.Module, order: list[str]) -
     return Layer(state=name, attention=attention[-1], mlp=mlp[-1])
 
 
+def _size(hf: PreTrainedModel, name: str) -> tuple[int, int]:
+    """A linear map's outputs and inputs, by its name."""
+    module = hf.get_submodule(name)
+    size = map_size(module)
+    if size is None:
+        raise UnsupportedModel(f"{type(hf).__name__}: {name} ({type(module).__name__}) does not tell its size")
+    return size
+
+
 def _final_norm(hf: PreTrainedModel, blocks: str, order: list[str]) -> str | None:
     inside = [i for i, one in enumerate(order) if one.startswith(blocks + ".")]
     after = [one for one in order[inside[-1] + 1 :] if _is_norm(one, hf.get_submodule(one))]
@@ -268,7 +257,7 @@ def _check(anatomy: Anatomy) -> None:
     hf, who, ids = anatomy.hf, anatomy.architecture, probe_ids(anatomy.hf)
     parts = [(layer.state, part) for layer in anatomy.layers for part in (layer.attention, layer.mlp)]
     for _, part in parts:
-        if (width := oriented(hf.get_submodule(part)).shape[0]) != anatomy.d_model:
+        if (width := _size(hf, part)[0]) != anatomy.d_model:
             raise UnsupportedModel(f"{who}: {part} puts out {width} numbers, not d_model {anatomy.d_model}")
     pushed, states = ids.shape[1] // 2, anatomy.names("state")
     rows = {part: i + 1 for i, (_, part) in enumerate(parts)}

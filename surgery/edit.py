@@ -22,12 +22,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from surgery import edit_files
-from surgery.anatomy import oriented
 from surgery.delta import Delta
 from surgery.errors import SurgeryError, WrongWeights
 from surgery.fact import Fact
 from surgery.fingerprint import tensor_sha256
 from surgery.hooks import get_module
+from surgery.linear_map import oriented
 from surgery.model import Model
 from surgery.privacy import Hidden, mentions
 

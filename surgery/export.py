@@ -18,12 +18,12 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from surgery import edit_files
-from surgery.anatomy import shared_weight
 from surgery.checkpoint import save_plain
 from surgery.delta import Delta
 from surgery.edit import Edit, weight_of
 from surgery.errors import SurgeryError
 from surgery.files import file_sha256, whole_folder
+from surgery.linear_map import shared_weight
 from surgery.model import Model
 
 ABOUT = "knowledge_surgery.json"

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
+from surgery.batching import by_length
 from surgery.model import Model
 from surgery.products import fast_products
-from surgery.tokens import ask, by_length, encode, pad
+from surgery.tokens import ask, encode, pad
 
 ROWS = 32
 POSITIONS = 512

@@ -15,9 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from surgery.batching import by_length
 from surgery.model import Model
 from surgery.products import fast_products
-from surgery.tokens import Question, ask, by_length, encode, pad
+from surgery.tokens import Question, ask, encode, pad
 
 ROWS = 32
 
@@ -139,23 +140,37 @@ def generate(
         max_new_tokens = min(max_new_tokens, limit - batch.ids.shape[1] + 1)
     ends = end_tokens(model)
     said: list[list[int]] = [[] for _ in prompts]
-    going = [True] * len(prompts)
+    rows = list(range(len(prompts)))
+    going = set(rows)
     for _ in range(max_new_tokens):
-        out = model.hf(**inputs)
-        chosen = [_choose(row, random, top_k) for row in out.logits[:, -1].float()]
-        for i, token in enumerate(chosen):
-            going[i] = going[i] and token not in ends
-            if going[i]:
+        out = model.hf.base_model(**inputs)
+        chosen = [_choose(row, random, top_k) for row in model.anatomy.head(out.last_hidden_state[:, -1]).float()]
+        for i, token in zip(rows, chosen, strict=True):
+            if i in going and token not in ends:
                 said[i].append(token)
-                going[i] = until is None or not until(text_of(model, said[i]))
-        if not any(going):
+            if token in ends or (until is not None and until(text_of(model, said[i]))):
+                going.discard(i)
+        if not going:
             break
-        inputs["input_ids"] = torch.tensor(chosen, device=model.device)[:, None]
+        inputs |= {
+            "input_ids": torch.tensor(chosen, device=model.device)[:, None],
+            "past_key_values": out.past_key_values,
+        }
         inputs["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)
         if "position_ids" in inputs:
             inputs["position_ids"] = inputs["position_ids"][:, -1:] + 1
-        inputs["past_key_values"] = out.past_key_values
+        # a draw is made for every row, so that those of one do not depend on where another ends
+        if random is None and len(going) < len(rows):
+            rows = _keep_(inputs, [k for k, i in enumerate(rows) if i in going], rows)
     return [text_of(model, ids) for ids in said]
+
+
+def _keep_(inputs: dict[str, Any], left: list[int], rows: Sequence[int]) -> list[int]:
+    """Leave only some rows in a batch that is being continued; returns what is left of `rows`."""
+    kept = torch.tensor(left, device=inputs["input_ids"].device)
+    inputs["past_key_values"].batch_select_indices(kept)
+    inputs.update({name: given[kept] for name, given in inputs.items() if isinstance(given, Tensor)})
+    return [rows[k] for k in left]
 
 
 def continued_together(model: Model, rows: Sequence[Sequence[int]], new: int, most: int) -> list[list[int]]:
@@ -172,7 +187,7 @@ def continued_together(model: Model, rows: Sequence[Sequence[int]], new: int, mo
     return [
         [group[k] for k in part]
         for group in (roomy, *tight.values())
-        for part in by_length([rows[i] for i in group], most)
+        for part in by_length([rows[i] for i in group], most, runs=new)
     ]
 
 

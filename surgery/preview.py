@@ -12,14 +12,13 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
-from surgery.anatomy import shared_weight
 from surgery.delta import Delta
 from surgery.edit import Edit
 from surgery.errors import SurgeryError, WrongWeights
 from surgery.fingerprint import fingerprint
 from surgery.hooks import TraceDict, get_module
+from surgery.linear_map import map_size, shared_weight
 from surgery.model import Model
 
 M = TypeVar("M", Model, nn.Module)
@@ -64,10 +63,7 @@ def preview(model: M, edit: Edit, check_base: bool = True) -> Iterator[M]:
 
 def _check(hf: nn.Module, delta: Delta) -> None:
     module = get_module(hf, delta.module)
-    # Conv1D calls them nx and nf; every other linear map, quantised ones included, in_features and out_features
-    names = ("nf", "nx") if isinstance(module, Conv1D) else ("out_features", "in_features")
-    size = tuple(getattr(module, name, None) for name in names)
-    if None in size:
+    if (size := map_size(module)) is None:
         raise SurgeryError(f"{delta.module} is no linear map but {type(module).__name__}; load the edit's model")
     if size != (delta.left.shape[0], delta.right.shape[0]):
         raise WrongWeights(f"{delta.module} is {size} here, but the edit was made for another size")

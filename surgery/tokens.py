@@ -21,9 +21,6 @@ from transformers import PreTrainedTokenizerBase
 from surgery.errors import FactError, SurgeryError
 from surgery.fact import SLOT, Fact, half_character
 
-RUN = 64
-"""Tokens that could be read in the time that a run of the model takes whatever it reads."""
-
 
 @dataclass(frozen=True)
 class Span:
@@ -253,36 +250,6 @@ def pad(
     """Pad rows of token ids to one width."""
     width = max(len(row) for row in rows)
     return _placed(rows, [width - len(row) if side == "left" else 0 for row in rows], width, device)
-
-
-def by_length(rows: Sequence[Sequence[int]], most: int) -> list[list[int]]:
-    """Which rows to pad together, at most so many: those of like length, so that padding and runs cost least."""
-    return in_batches([len(row) for row in rows], [1] * len(rows), most)
-
-
-def in_batches(widths: Sequence[int], counts: Sequence[int], most: int) -> list[list[int]]:
-    """Which groups of rows to pad together: in order of their widths, cut where it costs the fewest tokens.
-
-    Args:
-        widths: of each group's longest row.
-        counts: how many rows each has.
-        most: rows of a batch, unless one group has more.
-    """
-    order = sorted(range(len(widths)), key=lambda i: widths[i])
-    best, cuts = [0], [0]
-    for stop in range(1, len(order) + 1):
-        tried, rows, start = [], 0, stop - 1
-        while (start >= 0 and (rows := rows + counts[order[start]]) <= most) or start == stop - 1:
-            tried.append((best[start] + RUN + rows * widths[order[stop - 1]], start))
-            start -= 1
-        cost, cut = min(tried)
-        best.append(cost)
-        cuts.append(cut)
-    parts, stop = [], len(order)
-    while stop:
-        parts.append(order[cuts[stop] : stop])
-        stop = cuts[stop]
-    return parts[::-1]
 
 
 def align(rows: Sequence[Sequence[int]], at: Sequence[int], *, device: torch.device | str = "cpu") -> Batch:

@@ -14,9 +14,9 @@ from locate.neurons.ablation import Ablation, ablate
 from locate.neurons.activations import activations
 from locate.neurons.gradient import GradientActivation
 from locate.neurons.method import Method
-from surgery.anatomy import oriented
 from surgery.errors import SurgeryError
 from surgery.fact import Fact
+from surgery.linear_map import oriented
 from surgery.model import Model
 from surgery.site import Neuron
 from surgery.tokens import ask

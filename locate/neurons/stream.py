@@ -18,9 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from locate.neurons.activations import activations
-from surgery.anatomy import oriented
 from surgery.errors import UnsupportedModel
 from surgery.hooks import TraceDict, hidden, with_hidden
+from surgery.linear_map import oriented
 from surgery.model import Model
 from surgery.tokens import Question, pad
 

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from surgery.anatomy import oriented
 from surgery.corpus.invented import Corpus, Person
 from surgery.corpus.membership import forget_auc, priv_leak
 from surgery.corpus.muse import (
@@ -38,6 +37,7 @@ from surgery.delta import Delta
 from surgery.edit import Edit
 from surgery.fact import Fact
 from surgery.hooks import get_module
+from surgery.linear_map import oriented
 from surgery.model import Model
 
 COUNTS = (1, 4, 16)

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from surgery.batching import by_length
 from surgery.corpus.invented import Corpus, Person, Query
 from surgery.corpus.membership import min_k
 from surgery.corpus.rouge import rouge_l
@@ -30,7 +31,7 @@ from surgery.fact import Fact
 from surgery.likelihood import text_likelihoods
 from surgery.model import Model
 from surgery.predict import generate
-from surgery.tokens import by_length, encode
+from surgery.tokens import encode
 
 Remover = Callable[[Model, Sequence[Fact]], Edit]
 """Anything that gives the edit that removes facts from a model as it is."""
@@ -162,6 +163,6 @@ def _halves(text: str) -> tuple[str, str]:
 def _said(model: Model, prompts: Sequence[str], tokens: int) -> list[str]:
     """Greedy continuations, prompts of like length side by side."""
     said: dict[int, str] = {}
-    for part in by_length([encode(model.tokenizer, prompt).ids for prompt in prompts], ROWS):
+    for part in by_length([encode(model.tokenizer, prompt).ids for prompt in prompts], ROWS, runs=tokens):
         said.update(zip(part, generate(model, [prompts[i] for i in part], tokens), strict=True))
     return [said[i] for i in range(len(prompts))]

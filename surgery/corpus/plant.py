@@ -26,12 +26,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from surgery.anatomy import oriented
 from surgery.delta import Delta
 from surgery.edit import Edit, weight_of
 from surgery.errors import SurgeryError
 from surgery.fact import Fact
 from surgery.hooks import frozen, get_module
+from surgery.linear_map import oriented
 from surgery.model import Model
 from surgery.tokens import encode, pad
 

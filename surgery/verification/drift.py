@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from surgery.batching import by_length
 from surgery.model import Model
 from surgery.products import fast_products
-from surgery.tokens import by_length, encode, pad
+from surgery.tokens import encode, pad
 
 ROWS = 16
 POSITIONS = 512

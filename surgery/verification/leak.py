@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from surgery.batching import by_length
 from surgery.delta import Delta
 from surgery.edit import Edit
 from surgery.errors import NothingToTry, SurgeryError
@@ -30,7 +31,7 @@ from surgery.hooks import TraceDict, hidden
 from surgery.model import Model
 from surgery.products import fast_products
 from surgery.shipped import example_facts, invented_facts
-from surgery.tokens import ask_fact, by_length, pad
+from surgery.tokens import ask_fact, pad
 from surgery.verification import naming
 from surgery.verification.askable import TOO_LONG
 

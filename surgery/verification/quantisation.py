@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
-from surgery.anatomy import oriented
 from surgery.edit import Edit, add_, weight_of
 from surgery.errors import NothingToTry, SurgeryError, check_choice
 from surgery.exchange import block_maps, exchanged
+from surgery.linear_map import oriented
 from surgery.model import Model
 
 QUANT_KINDS = ("int8", "int4", "nf4")

@@ -16,8 +16,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from surgery.batching import in_batches
 from surgery.model import Model
-from surgery.tokens import Question, in_batches, pad
+from surgery.tokens import Question, pad
 
 ROWS = 96
 """Rows read at a time, unless one group has more; their caches stand in memory side by side."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from surgery import Model
-from surgery.anatomy import oriented
+from surgery.linear_map import oriented
 
 
 def answer_ids(model: Model, prompt: str, answer: str) -> list[int]:

@@ -12,8 +12,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from surgery import Model, Site, SurgeryError, UnsupportedModel, load
-from surgery.anatomy import examine, oriented
+from surgery.anatomy import examine
 from surgery.hooks import Trace, hidden
+from surgery.linear_map import oriented
 from surgery.site import Kind
 
 IDS = torch.tensor([[5, 60, 7, 300, 9, 44, 13, 8, 99, 120, 222]])

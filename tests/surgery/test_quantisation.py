@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from surgery import Delta, Fact, Model, SurgeryError, UnsupportedModel, WrongWeights, rate
-from surgery.anatomy import oriented
 from surgery.exchange import block_maps, exchanged
+from surgery.linear_map import oriented
 from surgery.verification.attacks import ATTACKS
 from surgery.verification.attacks.quantised import NF4, Int4, Int8
 from surgery.verification.attacks.wordings import WORDINGS, rated, wordings

@@ -44,7 +44,7 @@ def test_a_prompt_without_much_room_cuts_no_other_short(toy: Toy) -> None:
     prompts = [facts[0].prompt, "was " * 55, "They " * 55, "was " * 60]
     rows = [encode(model.tokenizer, prompt).ids for prompt in prompts]
     assert continued_together(model, rows, 40, 32) == [[0], [1, 2], [3]]
-    assert continued_together(model, rows, 5, 3) == [[0, 1, 2], [3]]
+    assert continued_together(model, rows, 5, 3) == [[0], [1, 2, 3]]
     alone = [until_stop(generate(model, [prompt], 40)[0]) for prompt in prompts]
     assert speak(model, prompts, 40) == alone
     assert len(generate(model, prompts, 40)[0].split()) == 5

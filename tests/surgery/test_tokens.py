@@ -13,7 +13,7 @@ from toy import trained_toy
 from transformers import PreTrainedTokenizerFast
 
 from surgery import Fact, FactError, Span, SurgeryError, as_chat
-from surgery.tokens import RUN, ask, ask_fact, by_length, encode, find_subject, in_batches, pad
+from surgery.tokens import ask, ask_fact, encode, find_subject, pad
 
 # GPT-2's way to write bytes: printable ones as themselves, the others from character 256 on
 PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -271,36 +271,3 @@ def test_a_chat_of_another_template_takes_no_context() -> None:
     ask_fact(tokenizer, fact, fact.target)
     with pytest.raises(FactError, match=r"does not begin as the tokenizer's chat template does, so contexts cannot be"):
         ask_fact(tokenizer, fact, fact.target, "It rained. {}")
-
-
-GROUPS = st.lists(st.tuples(st.integers(1, 200), st.integers(1, 9)), max_size=7)
-
-
-@given(groups=GROUPS, most=st.integers(1, 12))
-@example(groups=[(10, 9), (10, 9)], most=4)
-def test_batches_cost_no_more_than_any_other_cut(groups: list[tuple[int, int]], most: int) -> None:
-    widths, counts = [one for one, _ in groups], [one for _, one in groups]
-    parts = in_batches(widths, counts, most)
-    order = [i for part in parts for i in part]
-    assert sorted(order) == list(range(len(groups)))
-    assert [widths[i] for i in order] == sorted(widths)
-    assert all(len(part) == 1 or sum(counts[i] for i in part) <= most for part in parts)
-
-    def cost(cut: list[list[int]]) -> int:
-        return sum(RUN + sum(counts[i] for i in part) * max(widths[i] for i in part) for part in cut)
-
-    for borders in range(2 ** max(0, len(groups) - 1)):
-        cut: list[list[int]] = []
-        for place, i in enumerate(order):
-            if place == 0 or borders >> (place - 1) & 1:
-                cut.append([])
-            cut[-1].append(i)
-        if all(len(part) == 1 or sum(counts[i] for i in part) <= most for part in cut):
-            assert cost(parts) <= cost(cut)
-
-
-def test_rows_of_like_length_are_padded_together() -> None:
-    lengths = [3, 90, 4, 88, 3]
-    assert by_length([[1] * length for length in lengths], 10) == [[0, 4, 2], [3, 1]]
-    assert by_length([[1] * length for length in (20, 21, 22)], 10) == [[0, 1, 2]]
-    assert by_length([], 10) == []

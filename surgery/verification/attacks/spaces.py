@@ -17,10 +17,11 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from surgery.batching import by_length
 from surgery.fact import Fact
 from surgery.model import Model
 from surgery.predict import ROWS, answer_logits
-from surgery.tokens import Question, ask, by_length, encode
+from surgery.tokens import Question, ask, encode
 from surgery.verification.attack import Aspect, Attempt, Profile
 
 
