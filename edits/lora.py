@@ -19,11 +19,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
@@ -36,6 +34,9 @@ from surgery.fact import Fact
 from surgery.hooks import frozen
 from surgery.model import Model
 from surgery.site import Kind, Site
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
 
 LAYERS = 5
 KINDS: tuple[Kind, ...] = ("mlp", "attention")
@@ -115,6 +116,8 @@ class LoRA(Trained):
     @contextmanager
     def _adapted(self, model: Model, sites: Sequence[Site]) -> Iterator[dict[str, LoraLayer]]:
         """Adapters by name of their map. Afterwards the model has its own modules and attributes again."""
+        from peft import LoraConfig, inject_adapter_in_model  # which loads whatever quantises, where it is installed
+
         names = [model.anatomy.name(site) for site in sites]
         modules = {name: model.hf.get_submodule(name) for name in names}
         attributes = set(vars(model.hf))

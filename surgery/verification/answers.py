@@ -24,6 +24,7 @@ ARTICLES = ("a", "an", "the")
 POINTS = range(10, 37)
 """Combining classes of Hebrew, Arabic and Syriac vowel points, which are often left out."""
 _INITIAL = re.compile(r"\b([^\W\d_])\.\s?(?=[^\W\d_]\.)")
+_NO_WORD = re.compile(r"[^a-z0-9']")
 _APOSTROPHES = dict.fromkeys(map(ord, "’‘ʼʻ"), "'")
 
 Said = Literal["old", "new", "neither"]
@@ -79,6 +80,12 @@ def said_which(text: str, old: Sequence[str], new: Sequence[str] = ()) -> Said:
 
 def _spelled(text: str) -> str:
     """Its words in plain letters, articles and all, with an apostrophe where one may part them."""
+    parted = _parted_ascii(text) if text.isascii() else _parted(text)
+    return " ".join(filter(None, (word.strip("'") for word in parted.split())))
+
+
+def _parted(text: str) -> str:
+    """Its letters with nothing but spaces and apostrophes between them."""
     plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold()).casefold()
     plain = unicodedata.normalize("NFKC", "".join(one for one in plain if not _is_accent(one)))
     plain = _INITIAL.sub(r"\1'", plain.translate(_APOSTROPHES))
@@ -88,8 +95,12 @@ def _spelled(text: str) -> str:
             cells[-1] += one
         else:
             cells.append(one)
-    words = (word.strip("'") for word in "".join(map(_apart, cells)).split())
-    return " ".join(filter(None, words))
+    return "".join(map(_apart, cells))
+
+
+def _parted_ascii(text: str) -> str:
+    """The same of a text that has none but ASCII characters, as most have: no character needs a look of its own."""
+    return _NO_WORD.sub(" ", _INITIAL.sub(r"\1'", text.casefold()))
 
 
 def _is_accent(mark: str) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from surgery.verification.answers import finder, mentions, normalised, said_which
+from surgery.verification.answers import _parted, _parted_ascii, finder, mentions, normalised, said_which
 
 quick = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 # what the rules are about, more often than among all characters
@@ -69,6 +69,12 @@ def test_spelling_of_characters_does_not_matter(text: str, form: str) -> None:
 
 
 @quick
+@given(text=st.text(st.characters(codec="ascii"), max_size=40))
+@example(text="J. R. R. O'Neil_2\x00's 'U.S.' `x`")
+def test_plain_characters_need_no_look_at_each(text: str) -> None:
+    assert _parted_ascii(text).split() == _parted(text).split()
+
+
 @given(st.lists(WORDS, min_size=1, max_size=4))
 def test_case_accents_articles_and_punctuation_do_not_matter(words: list[str]) -> None:
     plain = normalised(" ".join(words))
