@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from typing import Any
 
@@ -40,10 +40,15 @@ class Relation:
     hop: str | None = None
     converse: str | None = None
 
-    @property
+    @cached_property
     def answers(self) -> tuple[str, ...]:
         """Its different answers."""
         return tuple(dict.fromkeys(answer for _, answer in self.facts))
+
+    @cached_property
+    def examples(self) -> tuple[Fact, ...]:
+        """Its facts with paraphrases and neighbours."""
+        return tuple(facts_of_relation(list(self.templates), list(self.facts)))
 
 
 @cache
@@ -94,7 +99,7 @@ def example_facts(relation: str | None = None) -> list[Fact]:
     chosen = [one for one in shipped_relations() if relation in (None, one.name)]
     if not chosen:
         raise SurgeryError(f"there is no relation {relation!r}; there are {', '.join(relations())}")
-    return [fact for one in chosen for fact in facts_of_relation(list(one.templates), list(one.facts))]
+    return [fact for one in chosen for fact in one.examples]
 
 
 def invented_facts() -> list[Fact]:

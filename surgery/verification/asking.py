@@ -105,16 +105,19 @@ class Kin:
 
     facts: tuple[Fact, ...]
     _alike: dict[tuple[str, str], list[Fact]] = field(init=False, repr=False, compare=False)
+    _relations: dict[tuple[str, str], Relation | None] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         alike: dict[tuple[str, str], list[Fact]] = {}
         for fact in self.facts:
             alike.setdefault((fact.template, fact.target), []).append(fact)
         object.__setattr__(self, "_alike", alike)
+        found = {key: relation_of(own[0], {one.subject for one in own}) for key, own in alike.items()}
+        object.__setattr__(self, "_relations", found)
 
     def relation(self, fact: Fact) -> Relation | None:
         """The shipped relation a fact belongs to, or one with its wording and answer (`shipped.relation_of`)."""
-        return relation_of(fact, {one.subject for one in self._alike[fact.template, fact.target]})
+        return self._relations[fact.template, fact.target]
 
     def neighbours(self, fact: Fact) -> tuple[Neighbour, ...]:
         """Neighbours with another answer, of the fact or of one with its wording and answer."""
