@@ -35,8 +35,9 @@ from surgery.products import fast_products
 from surgery.tokens import Question, ask, pad
 from surgery.verification.baseline import Controls
 from surgery.verification.controls import never_known
+from surgery.verification.shared import inputs_after
 
-ROWS = 64
+ROWS = 256
 LEAST = 0.05
 """Reference drops below this are too small to be a share of, in nats."""
 ASSUMED = "assumed: the base model asked of {} invented subjects stands for one that never knew the fact"
@@ -194,15 +195,17 @@ def _log_probs(
 ) -> Float[Tensor, "sources layers answer"]:
     """Log-probability of each token of the answer, with one layer's states from one source at a time.
 
-    Where there are fewer layers than the model has, they are its last ones.
+    Where there are fewer layers than the model has, they are its last ones. What comes before the answer's first
+    prediction is the same in all of these runs, and read once.
     """
     names, place = model.anatomy.names("state"), _columns(question)
+    start, read = question.ids[: place.start], question.ids[place]
     first = len(names) - sources.shape[1]
     runs = [(one, layer) for one in sources for layer in range(sources.shape[1])]
     ids = torch.tensor(question.answer_ids, device=model.device)
     found: list[Tensor] = []
-    for start in range(0, len(runs), ROWS):
-        part = runs[start : start + ROWS]
+    for done in range(0, len(runs), ROWS):
+        part = runs[done : done + ROWS]
         rows: dict[str, list[int]] = {}
         for i, (_, layer) in enumerate(part):
             rows.setdefault(names[first + layer], []).append(i)
@@ -211,14 +214,16 @@ def _log_probs(
             states = hidden(output, len(part)).clone()
             for i in rows[name]:
                 given, layer = part[i]
-                states[i, place] = given[layer]
+                states[i] = given[layer]
             return with_hidden(output, states)
 
+        batch = pad([read] * len(part), device=model.device)
+        inputs = inputs_after(model, batch, [start], [0] * len(part)) if start else model.inputs(batch)
         with (
             fast_products(model.device, model.dtype),
             TraceDict(model.hf, rows, retain_output=False, edit_output=patch),
         ):
-            normed = model.normed_states(pad([question.ids] * len(part), device=model.device))
-        said = model.anatomy.head(normed[:, place]).float().log_softmax(-1)
+            normed = model.hf.base_model(**inputs).last_hidden_state
+        said = model.anatomy.head(normed).float().log_softmax(-1)
         found.append(said.gather(2, ids.expand(len(part), -1)[..., None])[..., 0].double().cpu())
     return torch.cat(found).unflatten(0, tuple(sources.shape[:2]))

@@ -13,12 +13,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from surgery.batching import in_batches
 from surgery.model import Model
-from surgery.tokens import Question, pad
+from surgery.tokens import Batch, Question, pad
 
 ROWS = 96
 """Rows read at a time, unless one group has more; their caches stand in memory side by side."""
@@ -65,12 +63,11 @@ def _read(model: Model, groups: Sequence[Sequence[Question]], prefixes: Sequence
     shared = [size for group, size in zip(groups, prefixes, strict=True) for _ in group]
     # the last token of an answer need not be read
     batch = pad([one.ids[size:-1] for one, size in zip(rows, shared, strict=True)], device=model.device)
-    inputs = model.inputs(batch)
     if all(prefixes):
-        cache, mask = _after_prefixes(model, groups, prefixes)
-        inputs |= {"past_key_values": cache, "use_cache": True, "attention_mask": torch.cat([mask, batch.mask], 1)}
-        if "position_ids" in inputs:
-            inputs["position_ids"] = batch.positions + torch.tensor(shared, device=model.device)[:, None]
+        starts = [group[0].ids[:size] for group, size in zip(groups, prefixes, strict=True)]
+        inputs = inputs_after(model, batch, starts, [i for i, group in enumerate(groups) for _ in group])
+    else:
+        inputs = model.inputs(batch)
     states = model.hf.base_model(**inputs).last_hidden_state
     picked = torch.cat(
         [
@@ -87,13 +84,23 @@ def _read(model: Model, groups: Sequence[Sequence[Question]], prefixes: Sequence
     return iter([own.sum().item() for own in logs])
 
 
-def _after_prefixes(
-    model: Model, groups: Sequence[Sequence[Question]], prefixes: Sequence[int]
-) -> tuple[Any, Int[Tensor, "rows width"]]:
-    """A cache of each group's prefix, repeated for its rows, and its mask."""
-    starts = [group[0].ids[:size] for group, size in zip(groups, prefixes, strict=True)]
-    batch = pad(starts, side="left", device=model.device)
-    cache = model.hf.base_model(**{**model.inputs(batch), "use_cache": True}).past_key_values
-    picked = torch.tensor([i for i, group in enumerate(groups) for _ in group], device=model.device)
+@torch.no_grad()
+def inputs_after(model: Model, batch: Batch, starts: Sequence[Sequence[int]], owners: Sequence[int]) -> dict[str, Any]:
+    """Keyword arguments that give the model a batch, padded on the right, whose rows go on from texts.
+
+    Args:
+        model: the model.
+        batch: the rows.
+        starts: token ids of the texts, each of which is read once.
+        owners: which of them each row goes on from.
+    """
+    before = pad(starts, side="left", device=model.device)
+    cache = model.hf.base_model(**{**model.inputs(before), "use_cache": True}).past_key_values
+    picked = torch.tensor(owners, device=model.device)
     cache.batch_select_indices(picked)
-    return cache, batch.mask[picked]
+    mask = before.mask[picked]
+    inputs = model.inputs(batch) | {"past_key_values": cache, "use_cache": True}
+    inputs["attention_mask"] = torch.cat([mask, batch.mask], 1)
+    if "position_ids" in inputs:
+        inputs["position_ids"] = batch.positions + mask.sum(1, keepdim=True)
+    return inputs
