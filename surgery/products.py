@@ -27,7 +27,7 @@ FEWEST_ROWS = 64
 
 def fast_products(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
     """A block in which linear maps of many rows are computed the faster way, where there is one."""
-    if device.type == "cpu" and dtype == torch.float32 and _slow_products():
+    if device.type == "cpu" and dtype == torch.float32 and slow_products():
         return _ByConvolution()
     return nullcontext()
 
@@ -66,7 +66,7 @@ def _is_large(rows: Tensor) -> bool:
 
 
 @cache
-def _slow_products() -> bool:
+def slow_products() -> bool:
     """MKL on an AMD processor with 512-bit registers. The processor stays the same, so one look is enough."""
     wide = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     if not (wide and torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):

@@ -43,9 +43,14 @@ def module(request: pytest.FixtureRequest) -> nn.Module:
     return made.requires_grad_(False)
 
 
+@pytest.mark.parametrize("slow", [True, False])
 @pytest.mark.parametrize("module", ["linear", "bare", "conv1d"], indirect=True)
 @pytest.mark.parametrize("shape", [(1,), (5,), (3, 7), (2, 64)], ids=str)
-def test_products_and_gradients_are_the_same(module: nn.Module, shape: tuple[int, ...]) -> None:
+def test_products_and_gradients_are_the_same(
+    module: nn.Module, shape: tuple[int, ...], slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where plain products are slow both ways are packed, else the one that reads the weight against its order."""
+    monkeypatch.setattr(packing, "slow_products", lambda: slow)
     rows = drawn(*shape, 24, seed=3).requires_grad_()
     wanted = module(rows)
     (gradient,) = torch.autograd.grad(wanted.square().sum(), rows)
