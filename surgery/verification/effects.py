@@ -109,13 +109,14 @@ def effects(
         words = [text.split() for text in (neutral_texts() if texts is None else texts)[:OPENING_TEXTS]]
         starts = [" ".join(one[:OPENING_WORDS]) for one in words]
     cases = _readable(model, cases, too_long)
+    drafts = base.continued(starts, CONTINUED)
     with edit.applied(model):
         if whole:
             told = behind(_statements(model, facts, chosen, rewritten=rewritten), near)
             cases += _readable(model, told, too_long)
         after = _rated(model, cases)
         next_after = next_log_probs(model, [text for _, text in openings]) if openings else None
-        said_after = generate(model, starts, CONTINUED) if starts else []
+        said_after = generate(model, starts, CONTINUED, drafts=drafts) if starts else []
     before = [one.probability for one in base.rate([(case.prompt, case.answer) for case in cases])]
     found = {name: _of_answers(model, name, cases, before, after) for name in AXES}
     if next_after is not None:

@@ -117,6 +117,35 @@ def test_greedy_continuations_are_those_of_a_plain_loop(tiny: Model) -> None:
     assert len(set(expected)) > 1
 
 
+@pytest.mark.parametrize("part", [0, 1, 7, 12, 20])
+def test_a_draft_changes_no_token(tiny: Model, part: int) -> None:
+    """Right up to some token, and right as a whole and longer than is asked for."""
+    longer = [greedy(tiny, prompt, part) + ("" if part > 12 else " Paris") for prompt in PROMPTS]
+    assert generate(tiny, PROMPTS, 12, drafts=longer) == generate(tiny, PROMPTS, 12)
+    assert generate(tiny, PROMPTS, 1, drafts=longer) == generate(tiny, PROMPTS, 1)
+
+
+def test_a_right_draft_takes_one_run(toy: tuple[Model, list[Fact]]) -> None:
+    model, facts = toy
+    prompts = [fact.prompt for fact in facts[:6]]
+    said = generate(model, prompts, 9)
+    runs: list[int] = []
+    handle = model.hf.base_model.register_forward_hook(lambda *_: runs.append(1))
+    try:
+        assert generate(model, prompts, 9, drafts=said) == said
+        assert len(runs) == 1
+        ended = [text.split(".")[0] + "." for text in said]
+        assert generate(model, prompts, 9, drafts=said, until=lambda text: "." in text) == ended
+        assert len(runs) == 2
+        wrong = [said[0], "Paris Paris", *said[2:]]
+        assert generate(model, prompts, 9, drafts=wrong) == said
+        assert len(runs) == 3 + 8
+    finally:
+        handle.remove()
+    with pytest.raises(ValueError, match="draws cannot be drafted"):
+        generate(model, prompts, 9, drafts=said, random=np.random.RandomState(0))
+
+
 def test_a_continuation_ends_at_the_models_last_position(tiny: Model) -> None:
     prompt = "The river is" + " a" * 118
     left = 128 - len(tiny.tokenizer(prompt)["input_ids"])
