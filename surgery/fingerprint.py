@@ -28,6 +28,11 @@ def tensor_sha256(weight: Tensor) -> bytes:
     return hashlib.sha256(data.numpy().data).digest()
 
 
+def stamp(weight: Tensor) -> tuple[int, int]:
+    """What changes when a weight is written to, as PyTorch counts it, or gets other memory."""
+    return weight.data_ptr(), weight._version
+
+
 @dataclass
 class Digests:
     """The hashes of a model's weights, kept as long as `keeping` lasts, and not at all outside."""
@@ -54,12 +59,11 @@ class Digests:
 
     def _digest(self, name: str, weight: Tensor) -> bytes:
         # the weight itself is kept, so that no other can take its place in memory
-        stamp = weight.data_ptr(), weight._version
-        kept = self._kept.get(name)
-        if kept is not None and kept[0] is weight and kept[1] == stamp:
+        now, kept = stamp(weight), self._kept.get(name)
+        if kept is not None and kept[0] is weight and kept[1] == now:
             return kept[2]
         head = f"{name} {weight.dtype} {tuple(weight.shape)}".encode()
         made = hashlib.sha256(head + tensor_sha256(weight)).digest()
         if self._depth:
-            self._kept[name] = weight, stamp, made
+            self._kept[name] = weight, now, made
         return made

@@ -81,7 +81,7 @@ class PackedProducts(AbstractContextManager[None]):
 
 
 class _Packed:
-    """A map x -> x W^T, packed; the map back when it is first needed."""
+    """A map x -> x W^T and the map back, each packed when it is first needed, if that makes it quicker."""
 
     def __init__(self, weight: Tensor, *, transposed: bool) -> None:
         # kept, so that no other weight can take its place in memory

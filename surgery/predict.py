@@ -139,49 +139,64 @@ def generate(
     Returns:
         the continuations alone, without special tokens.
     """
+    if drafts and random is not None:
+        raise ValueError("draws cannot be drafted")
     asked = [encode(model.tokenizer, prompt).ids for prompt in prompts]
     if (limit := model.anatomy.max_positions) is not None:
-        max_new_tokens = min(max_new_tokens, limit - max(map(len, asked)) + 1)
-    said: list[list[int]] = [[] for _ in prompts]
-    going = set(range(len(prompts)))
-    ends = end_tokens(model)
-
-    def note(i: int, token: int) -> None:
-        """Take down what comes next in a row that is not at its end."""
-        if token not in ends:
-            said[i].append(token)
-        if token in ends or len(said[i]) == max_new_tokens or (until is not None and until(text_of(model, said[i]))):
-            going.discard(i)
-
-    if drafts:
-        if random is not None:
-            raise ValueError("draws cannot be drafted")
+        # a prompt that is too long itself is refused when it is read
+        max_new_tokens = min(max_new_tokens, max(1, limit - max(map(len, asked)) + 1))
+    said = _Said(model, len(prompts), max_new_tokens, until)
+    if drafts and said.going:
         for i, tokens in enumerate(_as_drafted(model, asked, prompts, drafts, max_new_tokens)):
             for token in tokens:
-                if i in going:
-                    note(i, token)
-    rows = sorted(going)
-    batch = pad([(*asked[i], *said[i]) for i in rows], side="left", device=model.device) if rows else None
-    inputs: dict[str, Any] = {**model.inputs(batch), "use_cache": True} if batch else {}
-    while going:
+                said.add(i, token)
+    if said.going:
+        _go_on(model, asked, said, random, top_k)
+    return [text_of(model, ids) for ids in said.tokens]
+
+
+class _Said:
+    """What is said after each prompt so far, and which go on."""
+
+    def __init__(self, model: Model, count: int, most: int, until: Callable[[str], bool] | None) -> None:
+        self.tokens: list[list[int]] = [[] for _ in range(count)]
+        self.going = set(range(count)) if most > 0 else set()
+        self._model, self._most, self._until, self._ends = model, most, until, end_tokens(model)
+
+    def add(self, i: int, token: int) -> None:
+        """Take down what comes next after a prompt, if that goes on."""
+        if i not in self.going:
+            return
+        own = self.tokens[i]
+        if token not in self._ends:
+            own.append(token)
+        stopped = self._until is not None and self._until(text_of(self._model, own))
+        if token in self._ends or len(own) == self._most or stopped:
+            self.going.discard(i)
+
+
+def _go_on(
+    model: Model, asked: Sequence[Sequence[int]], said: _Said, random: np.random.RandomState | None, top_k: int | None
+) -> None:
+    """Find what is still to be said, a token of every row at a time."""
+    rows = sorted(said.going)
+    batch = pad([(*asked[i], *said.tokens[i]) for i in rows], side="left", device=model.device)
+    inputs: dict[str, Any] = {**model.inputs(batch), "use_cache": True}
+    while True:
         out = model.hf.base_model(**inputs)
         chosen = [_choose(row, random, top_k) for row in model.anatomy.head(out.last_hidden_state[:, -1]).float()]
         for i, token in zip(rows, chosen, strict=True):
-            if i in going:
-                note(i, token)
-        if not going:
-            break
-        inputs |= {
-            "input_ids": torch.tensor(chosen, device=model.device)[:, None],
-            "past_key_values": out.past_key_values,
-        }
+            said.add(i, token)
+        if not said.going:
+            return
+        inputs["input_ids"] = torch.tensor(chosen, device=model.device)[:, None]
+        inputs["past_key_values"] = out.past_key_values
         inputs["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)
         if "position_ids" in inputs:
             inputs["position_ids"] = inputs["position_ids"][:, -1:] + 1
         # a draw is made for every row, so that those of one do not depend on where another ends
-        if random is None and len(going) < len(rows):
-            rows = _keep_(inputs, [k for k, i in enumerate(rows) if i in going], rows)
-    return [text_of(model, ids) for ids in said]
+        if random is None and len(said.going) < len(rows):
+            rows = _keep_(inputs, [k for k, i in enumerate(rows) if i in said.going], rows)
 
 
 def _as_drafted(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from surgery.errors import SurgeryError
 from surgery.fact import Fact
+from surgery.fingerprint import stamp
 from surgery.model import Model
 from surgery.predict import Answer, generate, next_log_probs, rate
 from surgery.verification.attack import Attack, Attempt
@@ -172,14 +173,14 @@ class Baseline:
 
     def _check(self) -> None:
         # hashing takes a while: only where a weight was written to, or has other memory, since the last time
-        stamp = tuple((weight.data_ptr(), weight._version) for weight in self.model.hf.parameters())
-        if stamp == self._stamp:
+        now = tuple(map(stamp, self.model.hf.parameters()))
+        if now == self._stamp:
             return
         if self.model.fingerprint != self._base:
             raise SurgeryError(
                 "the model's weights changed since its baseline was made; undo the edit, or make a new Baseline(model)"
             )
-        self._stamp = stamp
+        self._stamp = now
 
 
 def _told_on(model: Model, prompts: Sequence[str], length: int) -> list[str]:

@@ -109,20 +109,20 @@ def effects(
         words = [text.split() for text in (neutral_texts() if texts is None else texts)[:OPENING_TEXTS]]
         starts = [" ".join(one[:OPENING_WORDS]) for one in words]
     cases = _readable(model, cases, too_long)
-    drafts = base.continued(starts, CONTINUED)
+    said_before = base.continued(starts, CONTINUED)
     with edit.applied(model):
         if whole:
             told = behind(_statements(model, facts, chosen, rewritten=rewritten), near)
             cases += _readable(model, told, too_long)
         after = _rated(model, cases)
         next_after = next_log_probs(model, [text for _, text in openings]) if openings else None
-        said_after = generate(model, starts, CONTINUED, drafts=drafts) if starts else []
+        said_after = generate(model, starts, CONTINUED, drafts=said_before) if starts else []
     before = [one.probability for one in base.rate([(case.prompt, case.answer) for case in cases])]
     found = {name: _of_answers(model, name, cases, before, after) for name in AXES}
     if next_after is not None:
         found["same subject"] = _of_openings(base, openings, next_after)
     if starts:
-        found |= _of_continuations(base, starts, said_after)
+        found |= _of_continuations(model, starts, said_before, said_after)
     found |= _of_drift(drift)
     made = {name: one for name, one in found.items() if one is not None}
     return Effects(
@@ -212,13 +212,14 @@ def _of_openings(
     return _effect("same subject", changes, openings, None, None)
 
 
-def _of_continuations(base: Baseline, starts: Sequence[str], after: Sequence[str]) -> dict[str, Effect | None]:
+def _of_continuations(
+    model: Model, starts: Sequence[str], before: Sequence[str], after: Sequence[str]
+) -> dict[str, Effect | None]:
     """By how much more the continuations repeat themselves."""
-    before = base.continued(starts, CONTINUED)
     about = [(None, text) for text in starts]
     found = {}
     for name, n in (("repeated bigrams", 2), ("repeated 4-grams", 4)):
-        was, now = ([repeated(_ids(base.model, one), n) for one in said] for said in (before, after))
+        was, now = ([repeated(_ids(model, one), n) for one in said] for said in (before, after))
         found[name] = _effect(name, [b - a for a, b in zip(was, now, strict=True)], about, was, now)
     return found
 

@@ -125,6 +125,14 @@ def test_a_draft_changes_no_token(tiny: Model, part: int) -> None:
     assert generate(tiny, PROMPTS, 1, drafts=longer) == generate(tiny, PROMPTS, 1)
 
 
+def test_nothing_is_said_where_nothing_is_asked_for_and_too_long_prompts_are_refused(gpt2: Model) -> None:
+    said = generate(gpt2, PROMPTS, 0)
+    assert said == generate(gpt2, PROMPTS, 0, drafts=["Paris"] * len(PROMPTS)) == [""] * len(PROMPTS)
+    for drafts in ((), ("Paris",)):
+        with pytest.raises(SurgeryError, match="tokens is too long"):
+            generate(gpt2, ["The river is" + " a" * 140], 4, drafts=drafts)
+
+
 def test_a_right_draft_takes_one_run(toy: tuple[Model, list[Fact]]) -> None:
     model, facts = toy
     prompts = [fact.prompt for fact in facts[:6]]
