@@ -33,8 +33,8 @@ from surgery.replay_rows import RowReplay
 from surgery.site import Site
 from surgery.tokens import Batch, align, ask_fact, encode, in_context, pad
 
-CPU_TOKENS = 1536
-"""More tokens at once make products no faster on a processor, and take memory."""
+CPU_TOKENS = 512
+"""More tokens at once make products no faster on a processor, and facts of fewer lengths waste fewer of them."""
 
 
 class Rows:
@@ -101,12 +101,12 @@ class Reading:
     """What one group's rows say.
 
     Attributes:
-        answers: of each fact, log-probabilities where its answer is predicted, at each depth that is read, the output
-            last: [depths, contexts, answer, vocab].
+        answers: of each fact, at each depth that is read, the output last: log-probabilities where its answer is
+            predicted, [contexts, answer, vocab].
         essence: log-probabilities after the essence prompt.
     """
 
-    answers: tuple[Float[Tensor, "depths _ _ vocab"], ...]
+    answers: tuple[tuple[Float[Tensor, "_ _ vocab"], ...], ...]
     essence: Float[Tensor, " vocab"] | None
 
 
@@ -153,16 +153,13 @@ class _Picked:
 
     def readings(self, logits: Sequence[Float[Tensor, "picked vocab"]]) -> list[Reading]:
         """Each group's reading, from the logits at every prediction, at each depth."""
-        depths = [one.float().log_softmax(-1) for one in logits]
-        made, at = [], 0
+        # cut by one split: of every cut apart, the gradient would be as large as the whole
+        sizes = [n for rows in self.groups for n in (*(ids.numel() for ids in rows.answers), *[1] * rows.essence)]
+        parts = iter(zip(*(one.float().log_softmax(-1).split(sizes) for one in logits), strict=True))
+        made = []
         for rows in self.groups:
-            answers = []
-            for ids in rows.answers:
-                part = [one[at : at + ids.numel()].unflatten(0, ids.shape) for one in depths]
-                answers.append(torch.stack(part) if len(part) > 1 else part[0][None])
-                at += ids.numel()
-            made.append(Reading(tuple(answers), depths[-1][at] if rows.essence else None))
-            at += rows.essence
+            answers = [tuple(one.unflatten(0, ids.shape) for one in next(parts)) for ids in rows.answers]
+            made.append(Reading(tuple(answers), next(parts)[-1][0] if rows.essence else None))
         return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from typing import Any
 
@@ -41,9 +42,9 @@ def test_replay_reads_what_full_runs_read(tiny: Model, tiny_fact: Fact, other_fa
                 sum(_sum(one, rows) for one, rows in zip(read, groups, strict=True)), shifts
             )
         with torch.no_grad():
-            unshifted = reader(torch.zeros_like(shifts))[0].answers[0]
+            unshifted = reader(torch.zeros_like(shifts))[0].answers[0][-1]
         # a positive control: the shift matters
-        assert float((read[0].answers[0].detach() - unshifted).abs().max()) > 1e-2
+        assert float((read[0].answers[0][-1].detach() - unshifted).abs().max()) > 1e-2
         reader.keep([0, 2])
         with torch.no_grad():
             kept = reader(shifts[[0, 2]])
@@ -61,17 +62,31 @@ def test_the_edited_block_is_run_again_only_where_a_norm_follows_its_mlp(
     assert (reader._unshifted is None) == (request.node.callspec.params["tiny"] in NORMED)
 
 
+def test_predictions_are_cut_apart_by_one_function_for_all_facts(
+    tiny: Model, tiny_fact: Fact, other_fact: Fact
+) -> None:
+    """A cut of its own for each fact would make gradients of all predictions as many times as there are facts."""
+    groups = [Rows(tiny, [fact], Replace(), CONTEXTS, "{} is a") for fact in (tiny_fact, other_fact)]
+    with frozen(tiny.hf), torch.enable_grad():
+        read = Replayed(tiny, SITE, groups, (1,))(torch.zeros(2, tiny.anatomy.d_model, requires_grad=True))
+    for depth in (0, 1):
+        cut = {one.answers[0][depth].grad_fn.next_functions[0][0] for one in read}  # type: ignore[union-attr]
+        assert [node.name() for node in cut] == ["SplitWithSizesBackward0"]
+
+
 def _sum(reading: Reading, rows: Rows) -> torch.Tensor:
     assert reading.essence is not None
     picked = [
-        a.gather(-1, ids[None, ..., None].expand(len(a), -1, -1, 1)).sum()
-        for a, ids in zip(reading.answers, rows.answers, strict=True)
+        depth.gather(-1, ids[..., None]).sum()
+        for depths, ids in zip(reading.answers, rows.answers, strict=True)
+        for depth in depths
     ]
     return torch.stack([*picked, reading.essence[:7].sum()]).sum()
 
 
 def _tensors(readings: list[Reading]) -> list[torch.Tensor]:
-    return [one.detach() for reading in readings for one in (*reading.answers, reading.essence) if one is not None]
+    each = [one for reading in readings for one in (*itertools.chain(*reading.answers), reading.essence)]
+    return [one.detach() for one in each if one is not None]
 
 
 def test_both_methods_find_the_same_value(toy: tuple[Model, list[Fact]]) -> None:
