@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+WORTH_THREADS = 2**23
+"""Bytes of a model whose hash threads are worth starting for; fewer are hashed sooner than these run."""
+
 
 def fingerprint(hf: PreTrainedModel) -> str:
     """SHA-256 over every parameter of a model: name, type, shape and bytes; tied weights count once."""
@@ -53,8 +56,12 @@ class Digests:
 
     def of(self, hf: PreTrainedModel) -> str:
         """The model's fingerprint."""
-        with ThreadPoolExecutor() as pool:
-            digests = pool.map(self._digest, *zip(*sorted(hf.named_parameters()), strict=True))
+        weights = sorted(hf.named_parameters())
+        if sum(weight.nbytes for _, weight in weights) < WORTH_THREADS:
+            digests = [self._digest(name, weight) for name, weight in weights]
+        else:
+            with ThreadPoolExecutor() as pool:
+                digests = list(pool.map(self._digest, *zip(*weights, strict=True)))
         return hashlib.sha256(b"".join(digests)).hexdigest()
 
     def _digest(self, name: str, weight: Tensor) -> bytes:

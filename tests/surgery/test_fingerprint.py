@@ -50,6 +50,12 @@ def test_one_bit_or_another_dtype_changes_the_fingerprint(pair: Any) -> None:
     assert fingerprint(ARCHITECTURES["llama"](seed=1)) not in seen
 
 
+def test_large_models_are_hashed_in_threads_to_the_same_end(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = fingerprint(pair[0])
+    monkeypatch.setattr(surgery.fingerprint, "WORTH_THREADS", 0)
+    assert fingerprint(pair[0]) == alone
+
+
 def test_exchanged_weights_change_the_fingerprint(pair: Any) -> None:
     hf = copy.deepcopy(pair[0])
     first, second = hf.model.layers[0].mlp.up_proj, hf.model.layers[1].mlp.up_proj
