@@ -17,7 +17,8 @@ tenths. Ordinary text holds too few of such names for its second moment C to tel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 
 import torch
 from jaxtyping import Float
@@ -68,6 +69,7 @@ def _named(model: Model, facts: Sequence[Fact]) -> list[list[tuple[int, ...]]]:
     asked = {i: ask_fact(model.tokenizer, fact, fact.target) for i, fact in enumerate(facts) if fact.subject}
     found: list[list[tuple[int, ...]]] = [[] for _ in facts]
     near = ["\n".join(one.prompt for one in fact.neighbours).casefold() for fact in facts]
+    look = cache(partial(_look, model))
     for part in by_length([question.ids[: span.stop] for question, span in asked.values()], ROWS):
         chosen = [list(asked.items())[n] for n in part]
         batch = pad([question.ids[: span.stop] for _, (question, span) in chosen], device=model.device)
@@ -77,16 +79,16 @@ def _named(model: Model, facts: Sequence[Fact]) -> list[list[tuple[int, ...]]]:
             before = int(batch.starts[row]) + torch.arange(first - 1, span.stop - 1)
             likeliest = model.anatomy.head(states[row, before]).topk(min(TRIED, model.anatomy.vocab)).indices.tolist()
             for at, candidates in enumerate(likeliest, first):
-                names = [(*own[:at], other, *own[at + 1 :]) for other in _alike(model, own[at], candidates)]
+                names = [(*own[:at], other, *own[at + 1 :]) for other in _alike(look, own[at], candidates)]
                 found[i] += [name for name in names if _text(model, name, span.start) not in near[i]]
     return [_spread(names, max(2, MOST // max(1, len(asked)))) for names in found]
 
 
-def _alike(model: Model, token: int, candidates: Sequence[int]) -> list[int]:
+def _alike(look: Callable[[int], object], token: int, candidates: Sequence[int]) -> list[int]:
     """The first of the candidates that look like a token, without itself."""
-    wanted, alike = _look(model, token), []
+    wanted, alike = look(token), []
     for other in candidates:
-        if other != token and _look(model, other) == wanted:
+        if other != token and look(other) == wanted:
             alike.append(other)
             if len(alike) == EACH:
                 break

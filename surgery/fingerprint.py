@@ -65,12 +65,15 @@ class Digests:
         return hashlib.sha256(b"".join(digests)).hexdigest()
 
     def _digest(self, name: str, weight: Tensor) -> bytes:
+        if not self._depth:
+            return _hashed(name, weight)
         # the weight itself is kept, so that no other can take its place in memory
         now, kept = stamp(weight), self._kept.get(name)
-        if kept is not None and kept[0] is weight and kept[1] == now:
-            return kept[2]
-        head = f"{name} {weight.dtype} {tuple(weight.shape)}".encode()
-        made = hashlib.sha256(head + tensor_sha256(weight)).digest()
-        if self._depth:
-            self._kept[name] = weight, now, made
-        return made
+        if kept is None or kept[0] is not weight or kept[1] != now:
+            kept = self._kept[name] = weight, now, _hashed(name, weight)
+        return kept[2]
+
+
+def _hashed(name: str, weight: Tensor) -> bytes:
+    head = f"{name} {weight.dtype} {tuple(weight.shape)}".encode()
+    return hashlib.sha256(head + tensor_sha256(weight)).digest()
