@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from surgery.report_beside import ends, shown_beside, spread
@@ -37,17 +38,8 @@ def page(report: Report, figures: Mapping[str, Figure | Axes], where: Mapping[st
         where: maps of where the answer passes through; they stand beside a removal's depth, or, without, by the others.
     """
     traced = where or {}
-    environment = Environment(
-        loader=PackageLoader("surgery", "data"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=shown,
-    )
-    environment.filters |= {"folded": folded, "number": number, "ends": ends, "spread": spread}
     drawn, attacked = _drawn(report)
-    return environment.get_template("report.html.jinja").render(
+    return _template().render(
         report=report,
         edit=report.edit or {},
         words=in_words(report),
@@ -57,6 +49,21 @@ def page(report: Report, figures: Mapping[str, Figure | Axes], where: Mapping[st
         drawn=drawn,
         undrawn=attacked - len(drawn),
     )
+
+
+@cache
+def _template() -> Template:
+    """The page's template, compiled once; it is the same for every report."""
+    environment = Environment(
+        loader=PackageLoader("surgery", "data"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=shown,
+    )
+    environment.filters |= {"folded": folded, "number": number, "ends": ends, "spread": spread}
+    return environment.get_template("report.html.jinja")
 
 
 def in_words(report: Report) -> list[tuple[str, int]]:

@@ -168,10 +168,10 @@ def unrelated_cases(base: Baseline, facts: Sequence[Fact], pool: Sequence[Fact],
         if one.prompt not in prompts and not shared(f"{one.prompt} {one.target}")
     ]
     known: list[Case] = []
-    for start in range(0, len(free), count):
-        part = free[start : start + count]
-        answers = base.rate([(one.prompt, one.target) for one in part])
+    start, size = 0, count
+    while len(known) < count and start < len(free):
+        answers = base.rate([(one.prompt, one.target) for one in free[start : start + size]])
         known += [Case("unrelated facts", None, one.prompt, one.target) for one in answers if one.rank == 1]
-        if len(known) >= count:
-            break
+        # a model that knows little is asked more at a time
+        start, size = start + size, 2 * size
     return known[:count]
