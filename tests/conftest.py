@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import matplotlib
 
@@ -58,6 +59,11 @@ def tiny_fact() -> Fact:
         paraphrases=("The old tower can be seen in", "Where is The old tower? It is in"),
         neighbours=(Neighbour("The river is in the town of", "Rome"),),
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files beside the folders first: they run the real model from end to end, and one begun last ends late."""
+    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

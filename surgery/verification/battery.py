@@ -142,7 +142,7 @@ def attacked(
         tuple(findings),
         seconds,
         tuple(map(len, matched)),
-        _merely(model, own.facts, merely),
+        _merely(base, own.facts, merely),
         {i: prompt for i, prompt in asked.items() if prompt != facts[i].prompt},
     )
 
@@ -180,13 +180,24 @@ def _beside_prompt(attempt: Attempt) -> Attempt:
     return dataclasses.replace(attempt, forms=tuple(attempt.forms[i] for i in others), scores=attempt.scores[:, others])
 
 
-def _merely(model: Model, cases: Sequence[Fact], places: Mapping[int, tuple[int, Sequence[int]]]) -> dict[int, Merely]:
-    """What facts and controls score when merely asked, by which of the facts."""
+def _merely(
+    base: Baseline, cases: tuple[Fact, ...], places: Mapping[int, tuple[int, Sequence[int]]]
+) -> dict[int, Merely]:
+    """What facts and controls score when the base model is merely asked, by which of the facts."""
+    if not places:
+        return {}
     found = {}
+    # the first paraphrases have been asked for comparison
+    told = base.attempt(Paraphrases(), cases).scores
     for i, (own, others) in places.items():
-        asked = [cases[own], *(cases[k] for k in others)]
+        rows = [own, *others]
+        asked = [cases[k] for k in rows]
         names = all_wordings(asked[0])
-        found[i] = Merely(names, tuple(tuple(row) for row in rated(model, asked, most=len(names)).tolist()))
+        had = range(1, min(len(names), 1 + told.shape[1]))
+        new = [k for k in range(len(names)) if k not in had]
+        scores = np.empty((len(rows), len(names)))
+        scores[:, had], scores[:, new] = told[rows, : len(had)], rated(base.model, asked, chosen=new)
+        found[i] = Merely(names, tuple(tuple(row) for row in scores.tolist()))
     return found
 
 

@@ -10,12 +10,15 @@ import pytest
 from by_hand import Toy, toy_edit
 from known_answers import strangers
 from listening import Keen
+from toy import FILLER_WORDS
 
 from surgery import Fact, Model, SurgeryError, verify
+from surgery.predict import rate
 from surgery.shipped import example_facts, invented_names
 from surgery.verification.attack import Attack, Attempt, Finding, Lift, lift
 from surgery.verification.attacks import ATTACKS, attacks_named, attacks_of
 from surgery.verification.attacks.spaces import StraySpaces
+from surgery.verification.attacks.wordings import all_wordings, rated
 from surgery.verification.baseline import Baseline
 from surgery.verification.battery import attacked
 from surgery.verification.controls import never_known, suiting_kind
@@ -131,8 +134,8 @@ NOT_OF_THE_TOY = ("reversed", "two hops")
 def test_every_attack_brings_up_what_a_model_knows_and_leaves_it_as_it_was(
     name: str, toy: Toy, unchanged: Callable[[Model], None]
 ) -> None:
-    model, facts = toy
     """Stray spaces are tried with the one at the end only: the toy knows its words as wholes, and ten break them."""
+    model, facts = toy
     unchanged(model)
     attack = ATTACKS[name]()
     before = Baseline(model).attempt(attack, tuple(facts[:1]))
@@ -158,6 +161,24 @@ def test_these_attacks_find_what_a_model_knows(name: str, toy: Toy) -> None:
     merely = [one.lift(one.wordings) for one in battery.asked.values()]
     assert [found is not None and found.stands_out for found in merely].count(True) >= 5
     assert list(battery.asked) == list(range(6))
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_what_was_asked_for_comparison_is_not_asked_again(
+    count: int, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, facts = toy
+    fact = facts[0].replace(paraphrases=[f"{word} . {facts[0].prompt}" for word in FILLER_WORDS[:count]])
+    chosen: list[list[int]] = []
+    monkeypatch.setattr(
+        "surgery.verification.battery.rated", lambda *given, **how: chosen.append(how["chosen"]) or rated(*given, **how)
+    )
+    (merely,) = attacked(model, None, [fact], [ATTACKS["paraphrases"]()], strangers).asked.values()
+    assert chosen == [[0, *range(4, count + 1)]]
+    assert merely.wordings == (fact.prompt, *fact.paraphrases)
+    for i, asked in enumerate((fact, *strangers(model, fact))):
+        alone = [one.probability for one in rate(model, [(text, asked.target) for text in all_wordings(asked)])]
+        assert merely.scores[i] == pytest.approx(alone, rel=1e-3)
 
 
 def test_paraphrases_the_edit_has_seen_are_not_asked(toy: Toy) -> None:

@@ -33,4 +33,4 @@ class Paraphrases:
 
     def __call__(self, model: Model, facts: Sequence[Fact]) -> Attempt:
         """The answer's probability after each; nan for a fact without paraphrases."""
-        return Attempt(WORDINGS[1:], rated(model, facts, start=1)[:, 1:])
+        return Attempt(WORDINGS[1:], rated(model, facts, chosen=range(1, len(WORDINGS))))

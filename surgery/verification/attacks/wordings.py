@@ -26,12 +26,12 @@ def all_wordings(fact: Fact) -> tuple[str, ...]:
 
 
 def rated(
-    model: Model, facts: Sequence[Fact], *, start: int = 0, most: int = len(WORDINGS)
-) -> Float[np.ndarray, "facts wordings"]:
-    """The probability of each fact's answer after its wordings from `start` on, `most` in all; nan elsewhere."""
-    return probabilities(model, facts, [_row(fact, start, most) for fact in facts])
+    model: Model, facts: Sequence[Fact], *, chosen: Sequence[int] = range(len(WORDINGS))
+) -> Float[np.ndarray, "facts chosen"]:
+    """The probability of each fact's answer after those of all its wordings; nan where a fact has fewer."""
+    return probabilities(model, facts, [_row(fact, chosen) for fact in facts])
 
 
-def _row(fact: Fact, start: int, most: int) -> list[Cell]:
-    cells: list[Cell] = [(text, fact.target) for text in all_wordings(fact)[:most]]
-    return [None] * start + cells[start:] + [None] * (most - max(len(cells), start))
+def _row(fact: Fact, chosen: Sequence[int]) -> list[Cell]:
+    texts = all_wordings(fact)
+    return [(texts[i], fact.target) if i < len(texts) else None for i in chosen]
