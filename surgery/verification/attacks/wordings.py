@@ -28,7 +28,7 @@ def all_wordings(fact: Fact) -> tuple[str, ...]:
 def rated(
     model: Model, facts: Sequence[Fact], *, chosen: Sequence[int] = range(len(WORDINGS))
 ) -> Float[np.ndarray, "facts chosen"]:
-    """The probability of each fact's answer after those of all its wordings; nan where a fact has fewer."""
+    """The probability of each fact's answer after some of `all_wordings`, by number; nan where a fact has fewer."""
     return probabilities(model, facts, [_row(fact, chosen) for fact in facts])
 
 
