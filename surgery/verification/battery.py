@@ -142,7 +142,7 @@ def attacked(
         tuple(findings),
         seconds,
         tuple(map(len, matched)),
-        _merely(base, own.facts, merely),
+        _merely(model, own.facts, merely, base.attempt(Paraphrases(), own.facts) if Paraphrases() in attacks else None),
         {i: prompt for i, prompt in asked.items() if prompt != facts[i].prompt},
     )
 
@@ -181,22 +181,27 @@ def _beside_prompt(attempt: Attempt) -> Attempt:
 
 
 def _merely(
-    base: Baseline, cases: tuple[Fact, ...], places: Mapping[int, tuple[int, Sequence[int]]]
+    model: Model, cases: Sequence[Fact], places: Mapping[int, tuple[int, Sequence[int]]], told: Attempt | None
 ) -> dict[int, Merely]:
-    """What facts and controls score when the base model is merely asked, by which of the facts."""
-    if not places:
-        return {}
+    """What facts and controls score when merely asked, by which of the facts.
+
+    Args:
+        model: the base model.
+        cases: facts and controls.
+        places: where those in doubt and their controls are.
+        told: what the model answered all of them to `Paraphrases`, which is not asked again.
+    """
     found = {}
-    # the first paraphrases have been asked for comparison
-    told = base.attempt(Paraphrases(), cases).scores
     for i, (own, others) in places.items():
         rows = [own, *others]
         asked = [cases[k] for k in rows]
         names = all_wordings(asked[0])
-        had = range(1, min(len(names), 1 + told.shape[1]))
-        new = [k for k in range(len(names)) if k not in had]
-        scores = np.empty((len(rows), len(names)))
-        scores[:, had], scores[:, new] = told[rows, : len(had)], rated(base.model, asked, chosen=new)
+        scores = np.full((len(rows), len(names)), np.nan)
+        if told:
+            had = told.scores[rows][:, : len(names) - 1]
+            scores[:, 1 : 1 + had.shape[1]] = had
+        new = [k for k in range(len(names)) if np.isnan(scores[0, k])]
+        scores[:, new] = rated(model, asked, chosen=new)
         found[i] = Merely(names, tuple(tuple(row) for row in scores.tolist()))
     return found
 

@@ -179,6 +179,9 @@ def test_what_was_asked_for_comparison_is_not_asked_again(
     for i, asked in enumerate((fact, *strangers(model, fact))):
         alone = [one.probability for one in rate(model, [(text, asked.target) for text in all_wordings(asked)])]
         assert merely.scores[i] == pytest.approx(alone, rel=1e-3)
+    # nothing was asked for comparison
+    attacked(model, None, [fact], [ATTACKS["multiple choice"]()], strangers)
+    assert chosen[1:] == [[*range(count + 1)]]
 
 
 def test_paraphrases_the_edit_has_seen_are_not_asked(toy: Toy) -> None:
