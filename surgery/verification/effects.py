@@ -103,11 +103,8 @@ def effects(
         cases += about_subjects(facts, chosen, known)
         cases += reversed_questions(facts, chosen, reverse, rewritten=rewritten)
         cases += two_hops(facts, chosen, rewritten=rewritten)
-        openings = [(i, text.replace(SLOT, facts[i].subject)) for i in chosen if facts[i].subject for text in OPENINGS]
-        every, openings = openings, [one for one in openings if leaves_room(model, one[1])]
-        too_long["same subject"] += len(every) - len(openings)
-        words = [text.split() for text in (neutral_texts() if texts is None else texts)[:OPENING_TEXTS]]
-        starts = [" ".join(one[:OPENING_WORDS]) for one in words]
+        openings = _openings(model, facts, chosen, too_long)
+        starts = _starts(neutral_texts() if texts is None else texts)
     cases = _readable(model, cases, too_long)
     said_before = base.continued(starts, CONTINUED)
     with edit.applied(model):
@@ -153,6 +150,21 @@ def _statements(model: Model, facts: Sequence[Fact], chosen: Sequence[int], *, r
     else:
         answers = speak(model, [facts[i].prompt for i in asked], SAID_TOKENS)
     return {i: f"{facts[i].prompt} {text.rstrip(' .')}." for i, text in zip(asked, answers, strict=True) if text}
+
+
+def _openings(
+    model: Model, facts: Sequence[Fact], chosen: Sequence[int], too_long: Counter[str]
+) -> list[tuple[int, str]]:
+    """How texts about each fact's subject begin; those that the model cannot go on with are counted."""
+    every = [(i, text.replace(SLOT, facts[i].subject)) for i in chosen if facts[i].subject for text in OPENINGS]
+    kept = [one for one in every if leaves_room(model, one[1])]
+    too_long["same subject"] += len(every) - len(kept)
+    return kept
+
+
+def _starts(texts: Sequence[str]) -> list[str]:
+    """The first words of the first texts."""
+    return [" ".join(text.split()[:OPENING_WORDS]) for text in texts[:OPENING_TEXTS]]
 
 
 def _readable(model: Model, cases: Sequence[Case], too_long: Counter[str]) -> list[Case]:
