@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edits.keys import KeyOf, Scope, one_key, read_ends, read_subjects, subject_rows
+from edits.keys import KeyOf, Scope, one_key_each, read_ends, read_subjects, subject_rows
 from edits.limits import Limits, NearCollapse
 from edits.namesakes import namesakes, scaled_keys
 from edits.objectives import Objective
@@ -154,7 +154,7 @@ class Batches:
         wanted: Tensor | None = None
         names = namesakes(self._model, [value.facts for value in values]) if self.names else [()] * len(values)
         for i, site in enumerate(self.sites):
-            near = [scaled_keys(self._model, one, site, self._spaces[site.layer].moment, self.names) for one in names]
+            near = scaled_keys(self._model, names, site, self._spaces[site.layer].moment, self.names)
             keys[site.layer], states = self._read(values, site, near)
             missing = torch.stack([value.shift for value in values])
             if states is not None:
@@ -199,9 +199,7 @@ class Batches:
         more = [self._elsewhere(value) for value in values]
         keys, states = read_subjects(self._model, asked, more, site, self.sites[-1].layer)
         assert states is not None
-        moment = self.moment(site)
-        joined = [one_key(part, moment, near=names) for part, names in zip(keys, near, strict=True)]
-        return torch.stack(joined), torch.stack([part.mean(0) for part in states])
+        return one_key_each(keys, self.moment(site), near=near), torch.stack([part.mean(0) for part in states])
 
     def _elsewhere(self, value: Value) -> list[tuple[int, ...]]:
         if self._scope == "prompt":

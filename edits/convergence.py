@@ -185,7 +185,7 @@ class _Watch:
         if batch in self._points:
             keys = self._keys[layer]
             moment = SecondMoment.of(total / self._pieces.before(batch), self._rank)
-            along = torch.stack([moment.solve(key) for key in keys])
+            along = moment.solve(keys)
             held = [kept[name]] if name in kept else [_towards(keys, keys)[None]]
             kept[name] = torch.cat([*held, _towards(along, keys)[None]])
         if batch == self._points[-1]:

@@ -22,7 +22,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edits.solve import whitened
 from edits.statistics import SecondMoment
 from surgery.batching import by_length
 from surgery.fact import SLOT, Fact
@@ -86,15 +85,35 @@ def one_key(
         slack: added to the diagonal of K^T C^-1 K, in units of its mean.
         near: keys of nearly the same names, whose outer products C is joined by (`edits.namesakes`).
     """
+    return one_key_each([keys], moment, slack, near=None if near is None else [near])[0]
+
+
+def one_key_each(
+    keys: Sequence[Float[Tensor, "_ d_ff"]],
+    moment: SecondMoment | None,
+    slack: float = SLACK,
+    *,
+    near: Sequence[Float[Tensor, "_ d_ff"]] | None = None,
+) -> Float[Tensor, "subjects d_ff"]:
+    """One key for all contexts of each of several subjects, as `one_key`; the keys of all are multiplied at once."""
     if moment is None:
-        return keys.mean(0)
-    if near is not None and len(near):
-        moment = moment.plus(near, float(len(near)))
-    k = keys.double().cpu()
-    gram = k @ whitened(k.T, moment.diagonal, moment.factors)
-    gram = gram + slack * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
-    weights = torch.linalg.solve(gram, torch.ones(len(gram), dtype=torch.float64))
-    return ((weights / weights.sum()) @ k).to(keys)
+        return torch.stack([own.mean(0) for own in keys])
+    names = [own[:0] for own in keys] if near is None else near
+    sizes = [len(part) for pair in zip(keys, names, strict=True) for part in pair]
+    every = torch.cat([part.double().cpu() for pair in zip(keys, names, strict=True) for part in pair])
+    parts = iter(zip(every.split(sizes), moment.solve(every).split(sizes), strict=True))
+    made = []
+    for own, white in parts:
+        k, (others, white_others) = own, next(parts)
+        gram = k @ white.T
+        if len(others):  # Woodbury's identity once more, for C + N^T N
+            cross = white @ others.T
+            inner = torch.eye(len(others), dtype=torch.float64) + others @ white_others.T
+            gram = gram - cross @ torch.linalg.solve(inner, cross.T)
+        gram = gram + slack * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
+        weights = torch.linalg.solve(gram, torch.ones(len(gram), dtype=torch.float64))
+        made.append((weights / weights.sum()) @ k)
+    return torch.stack(made).to(keys[0])
 
 
 def with_elsewhere(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -71,11 +72,18 @@ class SecondMoment:
         more = (weight / len(keys)) ** 0.5 * keys.T.to(self.factors)
         return SecondMoment(self.diagonal, torch.cat([self.factors, more], 1))
 
-    def solve(self, key: Float[Tensor, " d_ff"]) -> Float[Tensor, " d_ff"]:
-        """C^-1 key, in float64."""
-        d, f, k = self.diagonal.double().cpu(), self.factors.double().cpu(), key.double().cpu()
-        inner = torch.eye(f.shape[1], dtype=torch.float64) + f.T @ (f / d[:, None])
-        return k / d - (f / d[:, None]) @ torch.linalg.solve(inner, f.T @ (k / d))
+    def solve(self, keys: Float[Tensor, "*n d_ff"]) -> Float[Tensor, "*n d_ff"]:
+        """C^-1 k of each key, in float64 on the CPU."""
+        k, half = keys.double().cpu(), self._half
+        return k / self.diagonal.double().cpu() - (k @ half.T) @ half
+
+    @cached_property
+    def _half(self) -> Float[Tensor, "rank d_ff"]:
+        """H with C^-1 = diag(d)^-1 - H^T H."""
+        d, f = self.diagonal.double().cpu(), self.factors.double().cpu()
+        scaled = f / d[:, None]
+        inner = torch.linalg.cholesky(torch.eye(f.shape[1], dtype=torch.float64) + f.T @ scaled)
+        return torch.linalg.solve_triangular(inner, scaled.T, upper=False)
 
     def dense(self) -> Float[Tensor, "d_ff d_ff"]:
         """C itself, in float64."""
@@ -90,10 +98,19 @@ class SecondMoment:
         if len(self.diagonal) < ITERATED:
             values = torch.linalg.eigvalsh(self.dense())
             return float(values[0]), float(values[-1])
-        d, f = self.diagonal.double().cpu().numpy(), self.factors.double().cpu().numpy()
-        inner = np.linalg.cholesky(np.eye(f.shape[1]) + f.T @ (f / d[:, None]))
-        half = np.linalg.solve(inner, (f / d[:, None]).T)
+        d, f, half = (one.double().cpu().numpy() for one in (self.diagonal, self.factors, self._half))
         return 1 / _top(lambda x: x / d - half.T @ (half @ x), len(d)), _top(lambda x: d * x + f @ (f.T @ x), len(d))
+
+
+def whitened(
+    keys: Float[Tensor, "d_ff n"], diagonal: Float[Tensor, " d_ff"], factors: Float[Tensor, "d_ff rank"]
+) -> Float[Tensor, "d_ff n"]:
+    """(diag(diagonal) + factors factors^T)^-1 keys in float64: by Woodbury's identity, or dense where cheaper."""
+    d, f, k = diagonal.double().cpu()[:, None], factors.double().cpu(), keys.double().cpu()
+    if f.shape[1] >= len(f):
+        return torch.cholesky_solve(k, torch.linalg.cholesky(torch.addmm(d.flatten().diag(), f, f.T)))
+    inner = torch.eye(f.shape[1], dtype=torch.float64) + f.T @ (f / d)
+    return k / d - (f / d) @ torch.linalg.solve(inner, f.T @ (k / d))
 
 
 def _top(product: Callable[[np.ndarray], np.ndarray], width: int) -> float:
@@ -110,10 +127,18 @@ def _top(product: Callable[[np.ndarray], np.ndarray], width: int) -> float:
 
 
 def _largest(full: Float[Tensor, "d_ff d_ff"], rank: int) -> tuple[Float[Tensor, " rank"], Float[Tensor, "d_ff rank"]]:
-    """The largest eigenpairs of a symmetric matrix in float64 on the CPU, the largest first."""
+    """The largest eigenpairs of a symmetric matrix in float64 on the CPU, the largest first.
+
+    It is multiplied with where it is: of a wide one, a GPU makes nothing of what takes a processor a minute.
+    """
     if len(full) >= max(ITERATED, PER_PAIR * rank):
-        matrix = full.double().cpu().numpy()
-        found, sides = eigsh(matrix, k=rank, which="LA", v0=_first(len(full)), tol=TOLERANCE)
+        matrix = full.double()
+
+        def product(x: np.ndarray) -> np.ndarray:
+            return (matrix @ torch.from_numpy(x.ravel()).to(matrix.device)).cpu().numpy()
+
+        times = LinearOperator(matrix.shape, matvec=product, dtype=np.float64)
+        found, sides = eigsh(times, k=rank, which="LA", v0=_first(len(full)), tol=TOLERANCE)
         values, vectors = torch.from_numpy(found), torch.from_numpy(sides)
     else:
         values, vectors = (one.cpu() for one in torch.linalg.eigh(full.double()))

@@ -26,7 +26,6 @@ from torch import Tensor
 
 from edits.keys import read_ends
 from edits.moment import SecondMoment
-from edits.solve import whitened
 from surgery.batching import by_length
 from surgery.fact import Fact
 from surgery.model import Model
@@ -52,15 +51,26 @@ def namesakes(model: Model, groups: Sequence[Sequence[Fact]]) -> list[list[tuple
 
 
 def scaled_keys(
-    model: Model, rows: Sequence[Sequence[int]], site: Site, moment: SecondMoment, weight: float
-) -> Float[Tensor, "names d_ff"]:
-    """Keys of one subject's names, so long that C' = C + their k k^T summed; on the CPU."""
-    if not rows:
-        return torch.empty(0, model.anatomy.d_ff)
-    keys = read_ends(model, rows, site)[0].cpu()
-    k = keys.double().T
-    usual = (k * whitened(k, moment.diagonal, moment.factors)).sum(0).mean()
-    return float(weight / (usual * len(keys))) ** 0.5 * keys
+    model: Model, groups: Sequence[Sequence[Sequence[int]]], site: Site, moment: SecondMoment, weight: float
+) -> list[Float[Tensor, "_ d_ff"]]:
+    """Keys of each subject's names, so long that C' = C + their k k^T summed; on the CPU.
+
+    Args:
+        model: who reads.
+        groups: of each subject, its names' token ids; none where it has no names.
+        site: the mlp whose keys are wanted.
+        moment: C.
+        weight: of one subject's names.
+    """
+    sizes = [len(rows) for rows in groups]
+    if not any(sizes):
+        return [torch.empty(0, model.anatomy.d_ff) for _ in groups]
+    keys = read_ends(model, [row for rows in groups for row in rows], site)[0].cpu()
+    usual = (keys.double() * moment.solve(keys)).sum(1)
+    return [
+        float(weight / each.sum()) ** 0.5 * own if len(own) else own
+        for own, each in zip(keys.split(sizes), usual.split(sizes), strict=True)
+    ]
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edits.statistics import SecondMoment
+from edits.moment import SecondMoment, whitened
 from surgery.errors import SurgeryError
 
 SMALLEST_COSINE = 1e-3
@@ -128,8 +128,7 @@ class Constrained:
     ) -> Solution:
         """Raises `SurgeryError` where keys are too much alike to have values of their own."""
         white, denominators, cosines = _checked(keys, space.moment)
-        if earlier is not None and earlier.shape[1]:
-            white = _white(keys, space.moment, self.balance * _mean(denominators), earlier)
+        white = _beside(white, keys, space.moment, self.balance * _mean(denominators), earlier)
         gram = keys.double().cpu().T @ white
         gram = gram + self.slack * float(gram.diagonal().mean()) * torch.eye(len(gram), dtype=torch.float64)
         if self.slack == 0 and float(torch.linalg.cond(gram)) > LARGEST_CONDITION:
@@ -175,9 +174,9 @@ class LeastSquares:
         earlier: Float[Tensor, "d_ff m"] | None = None,
     ) -> Solution:
         """The change."""
-        _, denominators, cosines = _checked(keys, space.moment)
+        white, denominators, cosines = _checked(keys, space.moment)
         scale = self.balance * _mean(denominators) if self.weight is None else self.weight
-        white = _white(keys, space.moment, scale, earlier)
+        white = _beside(white, keys, space.moment, scale, earlier)
         gram = keys.double().cpu().T @ white
         return _solution(residuals, white, gram + torch.eye(len(gram), dtype=torch.float64), denominators, cosines)
 
@@ -244,24 +243,17 @@ class NullSpace:
         return _solution(residuals, white, gram + torch.eye(len(gram), dtype=torch.float64), denominators, cosines)
 
 
-def whitened(
-    keys: Float[Tensor, "d_ff n"], diagonal: Float[Tensor, " d_ff"], factors: Float[Tensor, "d_ff rank"]
+def _beside(
+    white: Float[Tensor, "d_ff n"],
+    keys: Float[Tensor, "d_ff n"],
+    moment: SecondMoment,
+    scale: float,
+    earlier: Float[Tensor, "d_ff m"] | None,
 ) -> Float[Tensor, "d_ff n"]:
-    """(diag(diagonal) + factors factors^T)^-1 keys in float64: by Woodbury's identity, or dense where cheaper."""
-    d, f, k = diagonal.double().cpu()[:, None], factors.double().cpu(), keys.double().cpu()
-    if f.shape[1] >= len(f):
-        return torch.cholesky_solve(k, torch.linalg.cholesky(torch.addmm(d.flatten().diag(), f, f.T)))
-    inner = torch.eye(f.shape[1], dtype=torch.float64) + f.T @ (f / d)
-    return k / d - (f / d) @ torch.linalg.solve(inner, f.T @ (k / d))
-
-
-def _white(
-    keys: Float[Tensor, "d_ff n"], moment: SecondMoment, scale: float, earlier: Float[Tensor, "d_ff m"] | None
-) -> Float[Tensor, "d_ff n"]:
-    """(scale C + K_p K_p^T)^-1 K."""
-    factors = scale**0.5 * moment.factors.double().cpu()
-    if earlier is not None:
-        factors = torch.cat([factors, earlier.double().cpu()], 1)
+    """(scale C + K_p K_p^T)^-1 K from C^-1 K, which it is a multiple of where there is nothing earlier."""
+    if earlier is None or not earlier.shape[1]:
+        return white / scale
+    factors = torch.cat([scale**0.5 * moment.factors.double().cpu(), earlier.double().cpu()], 1)
     return whitened(keys, scale * moment.diagonal.double(), factors)
 
 

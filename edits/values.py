@@ -27,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from edits.descent import Adam, Steepest
-from edits.keys import Scope, by_key, one_key, read_subjects
+from edits.keys import Scope, by_key, one_key_each, read_subjects
 from edits.namesakes import namesakes, scaled_keys
 from edits.objectives import Loss, Objective
 from edits.places import elsewhere_rows
@@ -145,24 +145,25 @@ def find_values(
     depths = depths_of(objective, model, site)
     groups = [Rows(model, group, objective, contexts, search.essence) for group in by_key(facts)]
     keys = _keys(model, site, groups, contexts if scope == "subject" else ())
-    nearby = namesakes(model, [rows.facts for rows in groups]) if moment and names else [()] * len(groups)
-    near = [scaled_keys(model, one, site, moment, names) if moment else None for one in nearby]
+    near = None
+    if moment and names:
+        near = scaled_keys(model, namesakes(model, [rows.facts for rows in groups]), site, moment, names)
+    joined = one_key_each(keys, moment, near=near)
     matrix = model.anatomy.matrix(site).detach().float()
+    old = joined @ matrix.T
+    usual = old if near is None else one_key_each(keys, moment) @ matrix.T  # names have no say in |v|
     found: dict[int, Value] = {}
     products = packed_above(model, site)
     with frozen(model.hf), counter(len(groups), "values", show=progress and len(groups) > 1) as shown:
         for chunk in _chunks(groups, model, search):
             read = [groups[i] for i in chunk]
-            joined = torch.stack([one_key(keys[i], moment, near=near[i]) for i in chunk])
-            old = joined @ matrix.T
-            usual = torch.stack([one_key(keys[i], moment) for i in chunk]) @ matrix.T  # names have no say in |v|
             reader = _reader(model, site, read, depths, search, products)
             wanted = [[objective.loss(model, fact) for fact in rows.facts] for rows in read]
-            ended = _descend(reader, read, wanted, usual, search, shown.update)
-            for i, key, before, (shift, losses) in zip(chunk, joined, old, ended, strict=True):
-                agreement = float(torch.nn.functional.cosine_similarity(keys[i], key[None], dim=1).min())
+            ended = _descend(reader, read, wanted, usual[chunk], search, shown.update)
+            for i, (shift, losses) in zip(chunk, ended, strict=True):
+                agreement = float(torch.nn.functional.cosine_similarity(keys[i], joined[i, None], dim=1).min())
                 rows = groups[i]
-                found[i] = Value(key, agreement, before, shift, losses, rows.prompts, rows.facts, tuple(contexts))
+                found[i] = Value(joined[i], agreement, old[i], shift, losses, rows.prompts, rows.facts, tuple(contexts))
     return tuple(found[i] for i in range(len(groups)))
 
 

@@ -65,15 +65,16 @@ def test_they_weigh_in_units_of_their_own_keys(gpt2: Model, tiny_fact: Fact, len
     (rows,) = namesakes(gpt2, [[tiny_fact]])
     keys, _ = read_ends(gpt2, rows, SITE)
     moment = SecondMoment(torch.full((gpt2.anatomy.d_ff,), length), torch.zeros(gpt2.anatomy.d_ff, 0))
-    scaled = scaled_keys(gpt2, rows, SITE, moment, 8.0)
+    (scaled,) = scaled_keys(gpt2, [rows], SITE, moment, 8.0)
     c = moment.dense()
     wanted = keys.double().T @ keys.double() / len(keys)
     wanted *= 8.0 / float((keys.double() @ torch.linalg.inv(c) * keys.double()).sum(1).mean())
     torch.testing.assert_close(scaled.double().T @ scaled.double(), wanted, rtol=1e-5, atol=1e-8)
-    same = scaled_keys(gpt2, [rows[0]] * 3, SITE, moment, 8.0).double()
+    none, same = (one.double() for one in scaled_keys(gpt2, [(), [rows[0]] * 3], SITE, moment, 8.0))
     k = keys[0].double()
     assert float(k @ (c + same.T @ same) @ k / (k @ c @ k)) == pytest.approx(9.0, rel=1e-4)
-    assert scaled_keys(gpt2, [], SITE, moment, 8.0).shape == (0, gpt2.anatomy.d_ff)
+    assert none.shape == (0, gpt2.anatomy.d_ff)
+    assert scaled_keys(gpt2, [()], SITE, moment, 8.0)[0].shape == (0, gpt2.anatomy.d_ff)
 
 
 def test_contexts_still_respond_alike() -> None:

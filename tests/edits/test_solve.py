@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from edits import Constrained, LeastSquares, NullSpace, SecondMoment, Solver
-from edits.solve import SMALLEST_COSINE, Solution, whitened
+from edits.moment import whitened
+from edits.solve import SMALLEST_COSINE, Solution
 from surgery import SurgeryError
 
 D_MODEL, D_FF, N = 12, 30, 5
