@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import edits
 import locate
@@ -71,6 +71,7 @@ def main() -> None:
     options.add_argument("--corpus", type=Path, required=True, help="ordinary text, some 10 tokens a neuron")
     options.add_argument("--facts", type=int, default=100, help="in one batch")
     options.add_argument("--apart", type=int, default=3, help="facts searched alone, both ways")
+    options.add_argument("--tokenizer", help="a folder with one; the default model's otherwise")
     options.add_argument("--layers", type=int, default=32)
     options.add_argument("--d-model", type=int, default=4096)
     options.add_argument("--d-ff", type=int, default=14336)
@@ -98,7 +99,7 @@ def main() -> None:
 
 
 def random_model(given: argparse.Namespace) -> surgery.Model:
-    """A Llama of the shape asked for, which reads as the default model does."""
+    """A Llama of the shape asked for, which is cut into tokens as the default model is."""
     config = LlamaConfig(
         vocab_size=VOCAB,
         hidden_size=given.d_model,
@@ -117,7 +118,8 @@ def random_model(given: argparse.Namespace) -> surgery.Model:
             hf = LlamaForCausalLM(config)
     finally:
         torch.set_default_dtype(before)
-    return surgery.load((hf.eval().requires_grad_(False), surgery.load(device="cpu").tokenizer))
+    tokenizer = AutoTokenizer.from_pretrained(given.tokenizer) if given.tokenizer else surgery.load().tokenizer
+    return surgery.load((hf.eval().requires_grad_(False), tokenizer))
 
 
 def edited(model: surgery.Model, facts: Sequence[surgery.Fact], texts: list[str], clock: Clock) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from edits.statistics import Statistics
 from surgery.errors import SurgeryError
 from surgery.hooks import TraceDict, hidden
 from surgery.model import Model
+from surgery.products import fast_products
 from surgery.progress import counter
 from surgery.site import Site
 from surgery.tokens import pad
@@ -154,7 +155,10 @@ def _read(
 def _products(model: Model, rows: Batch, names: Mapping[int, str]) -> Iterable[tuple[int, Tensor]]:
     """K^T K of the keys of a batch [d_ff, d_ff] in float32, layer by layer."""
     batch = pad(rows, device=model.device)
-    with TraceDict(model.hf, names.values(), retain_output=False, retain_input=True, stop=True) as trace:
+    with (
+        fast_products(model.device, model.dtype),
+        TraceDict(model.hf, names.values(), retain_output=False, retain_input=True, stop=True) as trace,
+    ):
         model.hf(**model.inputs(batch))
     for layer, name in names.items():
         keys = hidden(trace[name].input, len(rows))[batch.mask.bool()].float()

@@ -35,6 +35,8 @@ from surgery.tokens import Batch, align, ask_fact, encode, in_context, pad
 
 CPU_TOKENS = 512
 """More tokens at once make products no faster on a processor, and facts of fewer lengths waste fewer of them."""
+GPU_WORK = 2**22
+"""Of a GPU the same is true from so many numbers a state on: a thousand tokens of a model 4096 wide."""
 
 
 class Rows:
@@ -261,13 +263,14 @@ def packed_above(model: Model, site: Site) -> AbstractContextManager[Any]:
 
 
 def room_for_tokens(model: Model) -> int:
-    """Tokens that go through the model together with what their gradients need kept."""
+    """Tokens that go through the model together: enough to fill it, and no more than fit with what gradients keep."""
     if model.device.type != "cuda":
         return CPU_TOKENS
     a = model.anatomy
     # what autograd keeps of a block: about ten states and four inner activations a token
     each = len(a.layers) * (10 * a.d_model + 4 * a.d_ff) * model.dtype.itemsize
-    return max(CPU_TOKENS, int(0.6 * torch.cuda.mem_get_info(model.device)[0] / each))
+    fits = int(0.6 * torch.cuda.mem_get_info(model.device)[0] / each)
+    return max(CPU_TOKENS, min(fits, GPU_WORK // a.d_model))
 
 
 def shifted(model: Model, module: str, positions: Int[Tensor, " rows"], shift: Float[Tensor, "*rows d_model"]) -> Trace:

@@ -13,11 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 from transformers import PreTrainedModel
 
 WORTH_THREADS = 2**23
 """Bytes of a model whose hash threads are worth starting for; fewer are hashed sooner than these run."""
+PIECE = 2**25
+"""Bytes that are fetched from a GPU at a time: fresh memory for a whole weight costs more than its hash."""
 
 
 def fingerprint(hf: PreTrainedModel) -> str:
@@ -27,8 +30,20 @@ def fingerprint(hf: PreTrainedModel) -> str:
 
 def tensor_sha256(weight: Tensor) -> bytes:
     """SHA-256 of a tensor's bytes in their stored order."""
-    data = weight.detach().cpu().contiguous().flatten().view(torch.uint8)
-    return hashlib.sha256(data.numpy().data).digest()
+    whole = hashlib.sha256()
+    for piece in _pieces(weight.detach().contiguous().flatten().view(torch.uint8)):
+        whole.update(piece.numpy().data)
+    return whole.digest()
+
+
+def _pieces(data: UInt8[Tensor, " bytes"]) -> Iterator[UInt8[Tensor, " _"]]:
+    """Bytes as they are on the CPU, or one after the other through the same memory there."""
+    if data.device.type == "cpu":
+        yield data
+        return
+    room = torch.empty(min(len(data), PIECE), dtype=torch.uint8, pin_memory=data.device.type == "cuda")
+    for piece in data.split(PIECE):
+        yield room[: len(piece)].copy_(piece)
 
 
 def stamp(weight: Tensor) -> tuple[int, int]:
@@ -60,8 +75,11 @@ class Digests:
         if sum(weight.nbytes for _, weight in weights) < WORTH_THREADS:
             digests = [self._digest(name, weight) for name, weight in weights]
         else:
+            # the largest first: one begun last would be waited for alone
+            order = sorted(range(len(weights)), key=lambda i: -weights[i][1].nbytes)
             with ThreadPoolExecutor() as pool:
-                digests = list(pool.map(self._digest, *zip(*weights, strict=True)))
+                begun = {i: pool.submit(self._digest, *weights[i]) for i in order}
+            digests = [begun[i].result() for i in range(len(weights))]
         return hashlib.sha256(b"".join(digests)).hexdigest()
 
     def _digest(self, name: str, weight: Tensor) -> bytes:

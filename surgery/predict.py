@@ -183,7 +183,8 @@ def _go_on(
     batch = pad([(*asked[i], *said.tokens[i]) for i in rows], side="left", device=model.device)
     inputs: dict[str, Any] = {**model.inputs(batch), "use_cache": True}
     while True:
-        out = model.hf.base_model(**inputs)
+        with fast_products(model.device, model.dtype):
+            out = model.hf.base_model(**inputs)
         chosen = [_choose(row, random, top_k) for row in model.anatomy.head(out.last_hidden_state[:, -1]).float()]
         for i, token in zip(rows, chosen, strict=True):
             said.add(i, token)

@@ -1,17 +1,21 @@
-"""Matrix products by the faster of two libraries that PyTorch brings along.
+"""Matrix products and attention by the faster of two libraries that PyTorch brings along.
 
 PyTorch's CPU builds give products of float32 matrices to MKL, which does not use the 512-bit registers of AMD's
 processors; convolutions go to oneDNN, which does. A product x W^T is a 1 x 1 convolution of an image with a pixel a row
 of x, in channels-last order without a copy: on such a processor it takes half the time. The sums are added up in
 another order, so numbers agree to rounding.
 
-Whether this helps is a matter of the processor alone, so that a machine gives the same numbers every time.
+On NVIDIA's newest GPUs, PyTorch gives attention to cuDNN, which draws up a plan for every new shape. Here nearly every
+batch has a shape of its own, and the plans took nine of twenty seconds where key statistics were fitted; other kernels
+of PyTorch's need none.
+
+Whether this helps is a matter of the machine alone, so that it gives the same numbers every time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +30,9 @@ FEWEST_ROWS = 64
 
 
 def fast_products(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """A block in which linear maps of many rows are computed the faster way, where there is one."""
+    """A block in which linear maps of many rows, or attention, are computed the faster way, where there is one."""
+    if device.type == "cuda":
+        return _without_plans()
     if device.type == "cpu" and dtype == torch.float32 and slow_products():
         return _ByConvolution()
     return nullcontext()
@@ -42,6 +48,17 @@ def by_convolution(
     image = flat.as_strided((1, inputs, count, 1), (count * inputs, 1, inputs, inputs))
     out = conv2d(image, weight[:, :, None, None], bias)
     return out.permute(0, 2, 3, 1).reshape(*rows.shape[:-1], len(weight))
+
+
+@contextmanager
+def _without_plans() -> Iterator[None]:
+    """A block in which attention does not go to cuDNN."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 class _ByConvolution(TorchFunctionMode):

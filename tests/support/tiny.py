@@ -8,7 +8,6 @@ symmetric.  The widths of a model are pairwise different where its family allows
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,8 +24,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-DEVICE = os.environ.get("SURGERY_TEST_DEVICE", "cpu")
-"""Where the tests' models are, the toy too: "cuda" tries the whole suite on a GPU."""
 VOCAB_SIZE = 400
 PAD, BOS, EOS, UNK = "<pad>", "<s>", "</s>", "<unk>"
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)
@@ -194,7 +191,7 @@ def tiny_model(
         torch.manual_seed(seed)  # some initialisations that _enlarge only perturbs are themselves random (mamba)
         model = auto.from_config(config, dtype=torch.float32, **extra)
     _enlarge(model, recipe, torch.Generator().manual_seed(zlib.crc32(name.encode()) + seed))
-    return model.eval().requires_grad_(False).to(DEVICE)
+    return model.eval().requires_grad_(False)
 
 
 @torch.no_grad()

@@ -13,7 +13,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
-from tiny import DEVICE
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
@@ -125,7 +124,7 @@ def trained_toy(name: str, *, seed: int = 0) -> tuple[PreTrainedModel, PreTraine
         _train(model, tokenizer, world, steps=_STEPS[name], draw=random.Random(seed))
     finally:
         torch.set_num_threads(threads)
-    return model.eval().requires_grad_(False).to(DEVICE), tokenizer, _facts(world)
+    return model.eval().requires_grad_(False), tokenizer, _facts(world)
 
 
 def _invent_world(seed: int) -> _World:
