@@ -12,7 +12,7 @@ A value search reads the same rows again and again; only the shifts change. Two 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -271,6 +271,19 @@ def room_for_tokens(model: Model) -> int:
     each = len(a.layers) * (10 * a.d_model + 4 * a.d_ff) * model.dtype.itemsize
     fits = int(0.6 * torch.cuda.mem_get_info(model.device)[0] / each)
     return max(CPU_TOKENS, min(fits, GPU_WORK // a.d_model))
+
+
+def in_chunks(groups: Sequence[Rows], room: int) -> Iterator[list[int]]:
+    """Which groups are searched together: of similar length, and as many as make up so many tokens, or one alone."""
+    order = sorted(range(len(groups)), key=lambda i: groups[i].tail)
+    chunk: list[int] = []
+    for i in order:
+        rows = sum(len(groups[j].ids) for j in [*chunk, i])
+        if chunk and rows * groups[i].tail > room:
+            yield chunk
+            chunk = []
+        chunk.append(i)
+    yield chunk
 
 
 def shifted(model: Model, module: str, positions: Int[Tensor, " rows"], shift: Float[Tensor, "*rows d_model"]) -> Trace:

@@ -57,8 +57,8 @@ def recommended_sites(model: Model, count: int) -> list[Site]:
     """So many neighbouring layers that share a change, ascending.
 
     Those published for the model's family and depth where they are just as many, else those up to one above the best
-    single layer, as far as there are any: published windows end there or up to three above, and one is best on the
-    default model. One layer alone where what an mlp adds goes through a norm first, for such layers cannot share a
+    single layer, as far as there are any below the last, which nothing above it reads: published windows end there or
+    up to three above, and one is best on the default model. One layer alone where what an mlp adds goes through a norm first, for such layers cannot share a
     change.
     """
     best, depth = recommended_site(model), len(model.anatomy.layers)
@@ -67,8 +67,9 @@ def recommended_sites(model: Model, count: int) -> list[Site]:
     published = WINDOWS.get((model.hf.config.model_type, depth), range(0))
     if len(published) == count:
         return [Site.at(layer, "mlp") for layer in published]
-    first = max(0, min(best.layer + 2 - count, depth - count))
-    return [Site.at(layer, "mlp") for layer in range(first, min(first + count, depth))]
+    most = max(1, depth - 1)
+    first = max(0, min(best.layer + 2 - count, most - count))
+    return [Site.at(layer, "mlp") for layer in range(first, min(first + count, most))]
 
 
 def checked_sites(

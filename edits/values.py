@@ -17,7 +17,7 @@ The rows are read by replay from the edited block on (`edits.reading`), or by fu
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -31,7 +31,7 @@ from edits.keys import Scope, by_key, one_key_each, read_subjects
 from edits.namesakes import namesakes, scaled_keys
 from edits.objectives import Loss, Objective
 from edits.places import elsewhere_rows
-from edits.reading import FullRuns, Reader, Reading, Replayed, Rows, packed_above, room_for_tokens
+from edits.reading import FullRuns, Reader, Reading, Replayed, Rows, in_chunks, packed_above, room_for_tokens
 from edits.statistics import SecondMoment
 from surgery.errors import SurgeryError, check_choice
 from surgery.fact import SLOT, Fact
@@ -42,6 +42,9 @@ from surgery.replay import CannotReplay
 from surgery.site import Site
 
 logger = logging.getLogger(__name__)
+
+FLAT = 1e-6
+"""Nats that a shift as long as the value would change the loss by, from which on they are rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +143,8 @@ def find_values(
         one value for each subject.
 
     Raises:
-        SurgeryError: the objective cannot be had of a fact, or an answer is cut into other tokens in some context.
+        SurgeryError: the objective cannot be had of a fact, an answer is cut into other tokens in some context, or does
+            not depend on its subject at that site.
     """
     depths = depths_of(objective, model, site)
     groups = [Rows(model, group, objective, contexts, search.essence) for group in by_key(facts)]
@@ -155,29 +159,16 @@ def find_values(
     found: dict[int, Value] = {}
     products = packed_above(model, site)
     with frozen(model.hf), counter(len(groups), "values", show=progress and len(groups) > 1) as shown:
-        for chunk in _chunks(groups, model, search):
+        for chunk in in_chunks(groups, 1 if search.method == "plain" else room_for_tokens(model)):
             read = [groups[i] for i in chunk]
             reader = _reader(model, site, read, depths, search, products)
             wanted = [[objective.loss(model, fact) for fact in rows.facts] for rows in read]
-            ended = _descend(reader, read, wanted, usual[chunk], search, shown.update)
+            ended = _descend(reader, read, site, wanted, usual[chunk], search, shown.update)
             for i, (shift, losses) in zip(chunk, ended, strict=True):
                 agreement = float(torch.nn.functional.cosine_similarity(keys[i], joined[i, None], dim=1).min())
                 rows = groups[i]
                 found[i] = Value(joined[i], agreement, old[i], shift, losses, rows.prompts, rows.facts, tuple(contexts))
     return tuple(found[i] for i in range(len(groups)))
-
-
-def find_value(
-    model: Model,
-    fact: Fact,
-    site: Site,
-    objective: Objective,
-    contexts: Sequence[str],
-    search: ValueSearch,
-    moment: SecondMoment | None = None,
-) -> Value:
-    """The value of one fact; see `find_values`."""
-    return find_values(model, [fact], site, objective, contexts, search, moment=moment)[0]
 
 
 def depths_of(objective: Objective, model: Model, site: Site) -> tuple[int, ...]:
@@ -208,20 +199,6 @@ def _keys(
     return read_subjects(model, ends, more, site)[0]
 
 
-def _chunks(groups: Sequence[Rows], model: Model, search: ValueSearch) -> Iterator[list[int]]:
-    """Which groups are searched together: of similar length, as many as fill the processor but not the memory."""
-    room = 1 if search.method == "plain" else room_for_tokens(model)
-    order = sorted(range(len(groups)), key=lambda i: groups[i].tail)
-    chunk: list[int] = []
-    for i in order:
-        rows = sum(len(groups[j].ids) for j in [*chunk, i])
-        if chunk and rows * groups[i].tail > room:
-            yield chunk
-            chunk = []
-        chunk.append(i)
-    yield chunk
-
-
 def _reader(
     model: Model,
     site: Site,
@@ -242,6 +219,7 @@ def _reader(
 def _descend(
     reader: Reader,
     groups: Sequence[Rows],
+    site: Site,
     wanted: Sequence[Sequence[Loss]],
     old: Float[Tensor, "groups d_model"],
     search: ValueSearch,
@@ -280,6 +258,8 @@ def _descend(
             break
         whole = torch.stack([terms[n] for n in still])
         (gradient,) = torch.autograd.grad(whole.sum(), unit)
+        if not step:
+            _check_reach([groups[going[n]] for n in still], gradient[[going[n] for n in still]], site)
         if len(still) < len(going):
             reader.keep(still)
             going = [going[n] for n in still]
@@ -288,6 +268,20 @@ def _descend(
             descent.step_(unit, at, gradient[at], whole)
             unit *= (search.clamp / unit.norm(dim=1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0)
     return [(ended[i], tuple(losses[i])) for i in range(len(groups))]
+
+
+def _check_reach(groups: Sequence[Rows], gradients: Float[Tensor, "groups d_model"], site: Site) -> None:
+    """Refuse what no shift can change: of rounding alone, a direction would still be made, and written.
+
+    Raises:
+        SurgeryError: an answer does not depend on its subject there.
+    """
+    for rows, size in zip(groups, gradients.norm(dim=1).tolist(), strict=True):
+        if size < FLAT:
+            raise SurgeryError(
+                f"what is answered to {rows.facts[0].prompt!r} does not depend on {site} at the subject's last token: "
+                "no later layer looks back at it; choose a lower layer"
+            )
 
 
 def _loss(reading: Reading, rows: Rows, wanted: Sequence[Loss]) -> Float[Tensor, ""]:

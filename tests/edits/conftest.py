@@ -34,7 +34,7 @@ def tiny_statistics(tiny: Model) -> Statistics:
 @pytest.fixture(scope="session")
 def two_layers(tiny: Model) -> Statistics:
     """For methods that spread a change over several."""
-    return fit_statistics(tiny, SENTENCES, [LAYER, LAYER + 1], rank=8, progress=False)
+    return fit_statistics(tiny, SENTENCES, [LAYER - 1, LAYER], rank=8, progress=False)
 
 
 @pytest.fixture(scope="session")

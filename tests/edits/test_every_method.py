@@ -34,7 +34,7 @@ NEURONS = ("zero-neurons", "scale-neurons", "replace-neurons")
 def test_computed_again_or_with_texts_padded_on_the_other_side_it_is_the_same_edit(
     gpt2: Model, quick: Quick, tiny_fact: Fact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method = quick(fit_statistics(gpt2, [tiny_fact.prompt] * 5, [1, 2], rank=8, progress=False))
+    method = quick(fit_statistics(gpt2, [tiny_fact.prompt] * 5, [0, 1], rank=8, progress=False))
     longer = tiny_fact.replace(subject="The long river", new_target="Berlin")
     facts = able(method, tiny_fact, longer)
     first = method(gpt2, facts, sites_of(method, gpt2))

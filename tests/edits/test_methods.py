@@ -190,7 +190,7 @@ def test_the_same_weights_stored_the_other_way_round_get_the_same_edit(quick: Qu
         block.mlp.c_proj.bias.data = old.bias.data
     linear.requires_grad_(False)
     models = [load((hf, tiny_tokenizer())) for hf in (convolved, linear)]
-    methods = [quick(fit_statistics(model, [tiny_fact.prompt] * 5, [1, 2], rank=8, progress=False)) for model in models]
+    methods = [quick(fit_statistics(model, [tiny_fact.prompt] * 5, [0, 1], rank=8, progress=False)) for model in models]
     found = [compute(model, method, tiny_fact) for method, model in zip(methods, models, strict=True)]
     for delta, other in zip(*(edit.deltas for edit in found), strict=True):
         assert delta.dense().shape == (convolved.config.n_embd, convolved.config.n_inner)

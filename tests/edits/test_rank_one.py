@@ -10,7 +10,7 @@ import torch
 from sweeping import FAR
 
 from edits import Neutral, RankOne, Replace, Statistics, ValueSearch
-from edits.values import find_value
+from edits.values import find_values
 from surgery import Edit, Fact, Model, Site, SurgeryError
 
 SITE = Site("L1.mlp")
@@ -49,7 +49,7 @@ def test_facts_are_edited_one_after_the_other(
     assert not torch.equal(both.left[:, 1:], alone.left)
     with first.applied(gpt2):
         moment = gpt2_statistics.layers[SITE.layer]
-        second = find_value(gpt2, other_fact, SITE, Replace(), CONTEXTS, ValueSearch(steps=3), moment)
+        (second,) = find_values(gpt2, [other_fact], SITE, Replace(), CONTEXTS, ValueSearch(steps=3), moment=moment)
     torch.testing.assert_close(both.left[:, 1], second.shift, rtol=1e-4, atol=1e-6)
 
 

@@ -12,7 +12,7 @@ import torch
 import edits.values
 from edits import Neutral, Replace, ValueSearch
 from edits.reading import FullRuns, Reading, Replayed, Rows
-from edits.values import find_value
+from edits.values import find_values
 from surgery import Fact, Model, Site
 from surgery.hooks import frozen
 from surgery.replay import CannotReplay
@@ -94,7 +94,7 @@ def test_both_methods_find_the_same_value(toy: tuple[Model, list[Fact]]) -> None
     fact = facts[0].replace(new_target=next(one.target for one in facts if one.target != facts[0].target))
     for objective in (Replace(), Neutral(generic=("It", "This"))):
         plain, fast = (
-            find_value(model, fact, SITE, objective, CONTEXTS, ValueSearch(steps=15, step=0.05, method=method))
+            find_values(model, [fact], SITE, objective, CONTEXTS, ValueSearch(steps=15, step=0.05, method=method))[0]
             for method in ("plain", "fast")
         )
         assert float(torch.cosine_similarity(plain.shift, fast.shift, dim=0)) > 0.999
@@ -111,9 +111,9 @@ def test_a_model_that_cannot_be_replayed_is_searched_plainly_and_says_so(
     def refuse(*args: Any) -> None:
         raise CannotReplay("blocks of glass cannot be called again")
 
-    wanted = find_value(model, fact, SITE, Replace(), CONTEXTS, ValueSearch(steps=2, method="plain"))
+    (wanted,) = find_values(model, [fact], SITE, Replace(), CONTEXTS, ValueSearch(steps=2, method="plain"))
     monkeypatch.setattr(edits.values, "Replayed", refuse)
     with caplog.at_level(logging.WARNING):
-        found = find_value(model, fact, SITE, Replace(), CONTEXTS, ValueSearch(steps=2))
+        (found,) = find_values(model, [fact], SITE, Replace(), CONTEXTS, ValueSearch(steps=2))
     assert "blocks of glass cannot be called again; searching by full runs" in caplog.text
     torch.testing.assert_close(found.shift, wanted.shift)

@@ -7,18 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import tiny_model, tiny_tokenizer
 
 from edits import MaximumEntropy, Neutral, Objective, Replace, Suppress, ValueSearch
 from edits.keys import by_key
-from edits.values import Value, find_value, find_values
-from surgery import Fact, Model, Site, SurgeryError
+from edits.values import Value, find_values
+from surgery import Fact, Model, Site, SurgeryError, load
 
 SITE = Site("L1.mlp")
 CONTEXTS = ("{}", "It rained. {}")
 
 
 def search(model: Model, fact: Fact, objective: Objective | None = None, **settings: Any) -> Value:
-    return find_value(model, fact, SITE, objective or Replace(), CONTEXTS, ValueSearch(**settings))
+    return find_values(model, [fact], SITE, objective or Replace(), CONTEXTS, ValueSearch(**settings))[0]
 
 
 def by_hand(model: Model, fact: Fact, shift: torch.Tensor) -> torch.Tensor:
@@ -106,6 +107,21 @@ def test_the_search_stops_early_and_only_when_told(gpt2: Model, tiny_fact: Fact,
     assert not at_once.shift.any()
 
 
+@pytest.mark.parametrize("rule", ["steepest", "adam"])
+@pytest.mark.parametrize(("architecture", "layer"), [("llama", 3), ("mistral", 2)])
+def test_what_no_shift_can_change_is_refused(architecture: str, layer: int, rule: Any, tiny_fact: Fact) -> None:
+    """The last layer does not look back; nor does one whose window ends before the subject.
+
+    There the only gradient is rounding's, of the essence prompt, and a step along it is as long as any other.
+    """
+    model, site = load((tiny_model(architecture), tiny_tokenizer())), Site.at(layer, "mlp")
+    told = rf"to 'People say that The old tower .* does not depend on L{layer}\.mlp at .*; choose a lower layer"
+    with pytest.raises(SurgeryError, match=told):
+        find_values(model, [tiny_fact], site, Replace(), CONTEXTS, ValueSearch(steps=3, rule=rule))
+    reached = ValueSearch(steps=3, rule=rule, stop=1e6)
+    assert not find_values(model, [tiny_fact], site, Replace(), CONTEXTS, reached)[0].shift.any()
+
+
 def test_decay_and_essence_hold_the_shift_back(gpt2: Model, tiny_fact: Fact, pure: dict[str, Any]) -> None:
     settings = {**pure, "steps": 15, "step": 0.1, "clamp": 100.0}
     free = float(search(gpt2, tiny_fact, **settings).shift.norm())
@@ -117,7 +133,7 @@ def test_decay_and_essence_hold_the_shift_back(gpt2: Model, tiny_fact: Fact, pur
 @pytest.mark.parametrize("objective", [Suppress(), Neutral(generic=("It", "This"))], ids=lambda one: one.name)
 def test_the_loss_falls_on_a_model_that_knows_the_fact(toy: tuple[Model, list[Fact]], objective: Objective) -> None:
     model, facts = toy
-    value = find_value(model, facts[0], SITE, objective, ("{}",), ValueSearch(steps=20, clamp=8.0))
+    (value,) = find_values(model, [facts[0]], SITE, objective, ("{}",), ValueSearch(steps=20, clamp=8.0))
     assert value.losses[-1] < 0.5 * value.losses[0]
 
 
@@ -165,9 +181,9 @@ def test_an_essence_prompt_needs_one_subject(essence: str) -> None:
 def test_contexts_have_to_end_with_the_prompt(gpt2: Model, tiny_fact: Fact) -> None:
     for context in ("It rained.", "{} is what it is"):
         with pytest.raises(SurgeryError, match=r"does not end with {}"):
-            find_value(gpt2, tiny_fact, SITE, Replace(), (context,), ValueSearch(steps=1))
+            find_values(gpt2, [tiny_fact], SITE, Replace(), (context,), ValueSearch(steps=1))
     with pytest.raises(SurgeryError, match="at least one context"):
-        find_value(gpt2, tiny_fact, SITE, Replace(), (), ValueSearch(steps=1))
+        find_values(gpt2, [tiny_fact], SITE, Replace(), (), ValueSearch(steps=1))
 
 
 def test_many_facts_are_found_as_each_is_alone(toy: tuple[Model, list[Fact]], pure: dict[str, Any]) -> None:
@@ -193,7 +209,7 @@ def test_the_end_is_judged_by_the_objective_alone(toy: tuple[Model, list[Fact]])
     model, facts = toy
     fact = facts[0].replace(new_target=next(one.target for one in facts if one.target != facts[0].target))
     settings = ValueSearch(steps=40, step=0.2, clamp=8.0, stop=0.5, decay=0.1)
-    value = find_value(model, fact, SITE, Replace(), ("{}", "The day . {}"), settings)
+    (value,) = find_values(model, [fact], SITE, Replace(), ("{}", "The day . {}"), settings)
     assert len(value.losses) < 41
     assert value.losses[-1] > 0.5
 

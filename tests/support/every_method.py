@@ -16,7 +16,7 @@ Quick = Callable[..., Method]
 def sites_of(method: Method, model: Model) -> list[Site]:
     """Where a method edits in these tests: two layers, where it spreads a change over several and the model lets it."""
     several = getattr(method, "layers", 1) > 1 and adds_as_is(model, SITE)
-    return [SITE, Site("L2.mlp")] if several else [SITE]
+    return [Site("L0.mlp"), SITE] if several else [SITE]
 
 
 def able(method: Method, *facts: Fact) -> list[Fact]:

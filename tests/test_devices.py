@@ -1,10 +1,14 @@
-"""A GPU gives the numbers of the processor, to rounding, and loses no bit; skipped where there is none."""
+"""Another device gives the numbers of the processor, to rounding, and loses no bit.
+
+There is always a pretended one (`pretend.py`), which finds what was left on the wrong device; where there is a GPU, it
+is tried as well, with every architecture.
+"""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +16,18 @@ import numpy as np
 import pytest
 import torch
 from every_method import able, sites_of
+from pretend import AWAY, moved, pretended
 from tiny import ARCHITECTURES, VARIANTS, tiny_tokenizer
 
 import locate
-from edits import METHODS, Limits, Statistics, ValueSearch, fit_statistics
+from edits import METHODS, Limits, RankOne, Statistics, ValueSearch, fit_statistics
 from surgery import Edit, Fact, Model, load, verify
 from surgery.site import KINDS
+from surgery.verification.attacks import attacks_named
 
-AWAY = "cuda"
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+CONTEXTS = ("{}", "So it is: {}")
 SETTINGS: dict[str, Any] = {
-    "contexts": ("{}", "So it is: {}"),
+    "contexts": CONTEXTS,
     "search": ValueSearch(steps=3),
     "progress": False,
     "limits": Limits(relative_change=100.0, value_norm=100.0, perplexity=100.0),
@@ -32,31 +37,59 @@ SETTINGS: dict[str, Any] = {
 TEXTS = [f"One wide{'r' * (i % 5)} street {i} leads from old tower {i % 7} to the river of Paris." for i in range(80)]
 
 
-def away(model: Model) -> Model:
-    """A copy of a model on the GPU."""
-    return load((copy.deepcopy(model.hf).to(AWAY), model.tokenizer))
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+EVERY = {**ARCHITECTURES, **VARIANTS}
+TOYS = ("llama",)
+TRIED = (
+    "paraphrases",
+    "logit lens",
+    "probability delta",
+    "sampling",
+    "int4",
+    "nf4",
+    "related relearning",
+    "direction ablation",
+)
 
 
-@pytest.fixture(scope="module", params=[*ARCHITECTURES, *VARIANTS])
+@pytest.fixture(autouse=True)
+def device() -> Iterator[None]:
+    with pretended():
+        yield
+
+
+def away(model: Model, where: str) -> Model:
+    """A copy of a model on another device."""
+    with pretended():
+        hf = moved(model.hf) if where == "pretended" else copy.deepcopy(model.hf).to(where)
+        return load((hf, model.tokenizer))
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("pretended", "llama"), *(pytest.param(("cuda", one), marks=GPU) for one in EVERY)],
+    ids="-".join,
+)
 def both(request: pytest.FixtureRequest) -> tuple[Model, Model]:
-    here = load(({**ARCHITECTURES, **VARIANTS}[request.param](), tiny_tokenizer()))
-    return here, away(here)
+    where, name = request.param
+    here = load((EVERY[name](), tiny_tokenizer()))
+    return here, away(here, where)
 
 
 @pytest.fixture(scope="module")
 def fitted(both: tuple[Model, Model]) -> Statistics:
-    return fit_statistics(both[0], TEXTS, [1, 2], rank=8, progress=False)
+    return fit_statistics(both[0], TEXTS, [0, 1], rank=8, progress=False)
 
 
 def test_weights_are_known_by_the_same_hash(both: tuple[Model, Model]) -> None:
     here, there = both
-    assert there.device.type == AWAY
+    assert there.device.type != here.device.type
     assert there.fingerprint == here.fingerprint
 
 
 def test_statistics_are_the_same(both: tuple[Model, Model], fitted: Statistics) -> None:
-    found = fit_statistics(both[1], TEXTS, [1, 2], rank=8, progress=False)
-    for layer in (1, 2):
+    found = fit_statistics(both[1], TEXTS, [0, 1], rank=8, progress=False)
+    for layer in (0, 1):
         wanted = fitted.layers[layer].dense()
         torch.testing.assert_close(found.layers[layer].dense(), wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
 
@@ -83,7 +116,7 @@ def test_edits_are_the_same_and_undone_to_the_bit(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_traces_are_the_same_both_ways(kind: Any, both: tuple[Model, Model], tiny_fact: Fact) -> None:
-    options: dict[str, Any] = {"kind": kind, "samples": 2, "window": 2, "corruption": locate.Gaussian(std=0.5)}
+    options: dict[str, Any] = {"kind": kind, "samples": 1, "window": 2, "corruption": locate.Gaussian(std=0.5)}
     wanted = locate.causal_trace(both[0], tiny_fact, **options).scores
     for way in ("fast", "plain"):
         found = locate.causal_trace(both[1], tiny_fact, method=way, **options).scores
@@ -92,7 +125,7 @@ def test_traces_are_the_same_both_ways(kind: Any, both: tuple[Model, Model], tin
 
 @pytest.mark.parametrize(
     "locator",
-    [locate.GradientActivation(), locate.IntegratedGradients(), locate.LogProbIncrease(), locate.ZeroOut()],
+    [locate.GradientActivation(), locate.IntegratedGradients(steps=3), locate.LogProbIncrease(), locate.ZeroOut()],
     ids=lambda one: type(one).__name__,
 )
 def test_neurons_are_the_same(locator: Any, both: tuple[Model, Model], tiny_fact: Fact) -> None:
@@ -116,14 +149,28 @@ def test_what_is_seen_is_the_same(
     np.testing.assert_allclose(found, wanted, atol=1e-3 * np.abs(wanted).max())
 
 
-@pytest.mark.parametrize("profile", ["quick", "standard", "full"])
-def test_verdicts_are_the_same(profile: Any, toy: tuple[Model, list[Fact]]) -> None:
+@pytest.mark.parametrize("where", ["pretended", pytest.param("cuda", marks=GPU)])
+def test_verdicts_are_the_same(where: str, toy: tuple[Model, list[Fact]]) -> None:
     here, facts = toy
-    fact = facts[0]
     statistics = fit_statistics(here, [f"{one.prompt} {one.target} ." for one in facts], range(4), progress=False)
-    given = {key: value for key, value in SETTINGS.items() if key not in ("steps", "names", "search")}
-    edit = METHODS["rank-one"](statistics=statistics, **given)(here, fact)
-    reports = [verify(model, edit, [fact], profile=profile) for model in (here, away(here))]
+    edit = RankOne(statistics=statistics, contexts=CONTEXTS, progress=False)(here, facts[0])
+    reports = [verify(model, edit, attacks=attacks_named(TRIED), leak=True) for model in (here, away(here, where))]
     wanted, found = ({one.name: one.outcome for one in report.verdicts[0].claims} for report in reports)
     assert found == wanted
     assert reports[0].exit_code == reports[1].exit_code
+
+
+def test_the_pretended_device_refuses_what_a_gpu_would() -> None:
+    there = torch.arange(3.0, device=AWAY)
+    with pytest.raises(RuntimeError, match="on the same device"):
+        there + torch.ones(3)
+    with pytest.raises(RuntimeError, match="on the same device"):
+        torch.nn.functional.embedding(torch.tensor([0]), there[:, None])
+    assert (2 * there + torch.tensor(1.0)).tolist() == [1.0, 3.0, 5.0]
+    assert there[[0, 2]].device == there[torch.tensor([0, 2])].device == AWAY
+    there[1:] += 1
+    assert there.cpu().tolist() == [0.0, 2.0, 3.0]
+    weight = there.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(weight.square().sum(), weight)
+    assert gradient.device == AWAY
+    assert gradient.tolist() == [0.0, 4.0, 6.0]
