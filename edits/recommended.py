@@ -58,8 +58,8 @@ def recommended_sites(model: Model, count: int) -> list[Site]:
 
     Those published for the model's family and depth where they are just as many, else those up to one above the best
     single layer, as far as there are any below the last, which nothing above it reads: published windows end there or
-    up to three above, and one is best on the default model. One layer alone where what an mlp adds goes through a norm first, for such layers cannot share a
-    change.
+    up to three above, and one is best on the default model. One layer alone where what an mlp adds goes through a norm
+    first, for such layers cannot share a change.
     """
     best, depth = recommended_site(model), len(model.anatomy.layers)
     if count == 1 or not adds_as_is(model, best):
