@@ -99,12 +99,12 @@ def one_key_each(
     if moment is None:
         return torch.stack([own.mean(0) for own in keys])
     names = [own[:0] for own in keys] if near is None else near
-    sizes = [len(part) for pair in zip(keys, names, strict=True) for part in pair]
-    every = torch.cat([part.double().cpu() for pair in zip(keys, names, strict=True) for part in pair])
-    parts = iter(zip(every.split(sizes), moment.solve(every).split(sizes), strict=True))
+    given = [part.double().cpu() for pair in zip(keys, names, strict=True) for part in pair]
+    white_keys = moment.solve(torch.cat(given)).split([len(part) for part in given])
+    parts = iter(zip(given, white_keys, strict=True))
     made = []
-    for own, white in parts:
-        k, (others, white_others) = own, next(parts)
+    for k, white in parts:
+        others, white_others = next(parts)
         gram = k @ white.T
         if len(others):  # Woodbury's identity once more, for C + N^T N
             cross = white @ others.T
