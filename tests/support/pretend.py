@@ -98,7 +98,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     given = kwargs
     if (asked := kwargs.get("device")) is not None:
         there = torch.device(asked).type == AWAY.type
-        given = {**kwargs, "device": torch.device("cpu")}
+        given = {**kwargs, "device": torch.device("cpu")} if there else kwargs
     elif func is _aten.copy_.default:
         there = isinstance(args[0], Away)
     out = func(*_held(args), **{name: _held(one) for name, one in given.items()})
