@@ -31,6 +31,7 @@ from surgery.errors import SurgeryError, check_choice
 from surgery.fact import SLOT, Fact
 from surgery.model import Model
 from surgery.predict import Answer, answer_logits
+from surgery.site import Site
 from surgery.tokens import ask
 from surgery.verification.verdicts import Thresholds
 
@@ -268,3 +269,19 @@ def _of_answer(
 def _log_not(log_p: Float[Tensor, " contexts"]) -> Float[Tensor, " contexts"]:
     """log(1 - p), finite and with a gradient also where p rounds to 1."""
     return torch.log(-torch.expm1(log_p.clamp(max=-1e-6)))
+
+
+def depths_of(objective: Objective, model: Model, site: Site) -> tuple[int, ...]:
+    """The layers besides the output at which an objective wants its loss, ascending.
+
+    Raises:
+        SurgeryError: one is below the edited layer, which cannot change it, or is none of the model's.
+    """
+    depths = tuple(sorted(set(getattr(objective, "layers", ()))))
+    last = len(model.anatomy.layers) - 1
+    if depths and not (site.layer <= depths[0] and depths[-1] <= last):
+        raise SurgeryError(
+            f"the objective looks at layers {', '.join(map(str, depths))}, but an edit of layer {site.layer} changes "
+            f"layers {site.layer} to {last}; choose among these"
+        )
+    return depths

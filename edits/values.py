@@ -17,7 +17,7 @@ The rows are read by replay from the edited block on (`edits.reading`), or by fu
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,7 +29,7 @@ from torch import Tensor
 from edits.descent import Adam, Steepest
 from edits.keys import Scope, by_key, one_key_each, read_subjects
 from edits.namesakes import namesakes, scaled_keys
-from edits.objectives import Loss, Objective
+from edits.objectives import Loss, Objective, depths_of
 from edits.places import elsewhere_rows
 from edits.reading import FullRuns, Reader, Reading, Replayed, Rows, in_chunks, packed_above, room_for_tokens
 from edits.statistics import SecondMoment
@@ -171,22 +171,6 @@ def find_values(
     return tuple(found[i] for i in range(len(groups)))
 
 
-def depths_of(objective: Objective, model: Model, site: Site) -> tuple[int, ...]:
-    """The layers besides the output at which an objective wants its loss, ascending.
-
-    Raises:
-        SurgeryError: one is below the edited layer, which cannot change it, or is none of the model's.
-    """
-    depths = tuple(sorted(set(getattr(objective, "layers", ()))))
-    last = len(model.anatomy.layers) - 1
-    if depths and not (site.layer <= depths[0] and depths[-1] <= last):
-        raise SurgeryError(
-            f"the objective looks at layers {', '.join(map(str, depths))}, but an edit of layer {site.layer} changes "
-            f"layers {site.layer} to {last}; choose among these"
-        )
-    return depths
-
-
 def _keys(
     model: Model, site: Site, groups: Sequence[Rows], elsewhere: Sequence[str]
 ) -> list[Float[Tensor, "contexts d_ff"]]:
@@ -234,29 +218,27 @@ def _descend(
     descent = (Adam if search.rule == "adam" else Steepest)(unit.detach(), search.step)
     losses: list[list[float]] = [[] for _ in groups]
     ended: dict[int, Tensor] = {}
-    before: dict[int, Tensor] = {}
     going = list(range(len(groups)))
     for step in range(search.steps + 1):
         readings = reader((unit * norms[:, None])[going])
-        terms, still = [], []
-        for n, (i, reading) in enumerate(zip(going, readings, strict=True)):
-            loss = _loss(reading, groups[i], wanted[i])
-            reached = float(loss.detach()) < search.stop
-            if reading.essence is not None:
-                # the first reading is of the unshifted model
-                clean = before.setdefault(i, reading.essence.detach())
-                loss = loss + search.kl * (clean.exp() * (clean - reading.essence)).sum()
-            terms.append(loss + search.decay * unit[i].square().sum())
-            losses[i].append(float(terms[-1].detach()))
-            if not reached and step < search.steps:
-                still.append(n)
+        asked = torch.stack([_loss(reading, groups[i], wanted[i]) for i, reading in zip(going, readings, strict=True)])
+        if not step:
+            # the first reading is of the unshifted model
+            clean = {i: one.essence.detach() for i, one in enumerate(readings) if one.essence is not None}
+        pairs = {n: (clean[i], readings[n].essence) for n, i in enumerate(going) if i in clean}
+        whole = _with_drift(asked, pairs, search.kl) + search.decay * unit[going].square().sum(1)
+        # a GPU is waited for once a step
+        now, said = torch.stack([whole.detach(), asked.detach()]).tolist()
+        for i, loss in zip(going, now, strict=True):
+            losses[i].append(loss)
+        still = [n for n, loss in enumerate(said) if not loss < search.stop and step < search.steps]
         for n, i in enumerate(going):
             if n not in still:
                 ended[i] = (unit[i] * norms[i]).detach().clone()
         done(len(going) - len(still))
         if not still:
             break
-        whole = torch.stack([terms[n] for n in still])
+        whole = whole[still]
         (gradient,) = torch.autograd.grad(whole.sum(), unit)
         if not step:
             _check_reach([groups[going[n]] for n in still], gradient[[going[n] for n in still]], site)
@@ -282,6 +264,17 @@ def _check_reach(groups: Sequence[Rows], gradients: Float[Tensor, "groups d_mode
                 f"what is answered to {rows.facts[0].prompt!r} does not depend on {site} at the subject's last token: "
                 "no later layer looks back at it; choose a lower layer"
             )
+
+
+def _with_drift(
+    losses: Float[Tensor, " groups"], pairs: Mapping[int, tuple[Tensor, Tensor | None]], weight: float
+) -> Float[Tensor, " groups"]:
+    """With the KL from what its essence prompt goes on with unshifted to what it does shifted, where there is one."""
+    if not pairs:
+        return losses
+    clean, moved = (torch.stack(each) for each in zip(*pairs.values(), strict=True))
+    kl = (clean.exp() * (clean - moved)).sum(1)
+    return losses.index_add(0, torch.tensor(list(pairs), device=losses.device), weight * kl)
 
 
 def _loss(reading: Reading, rows: Rows, wanted: Sequence[Loss]) -> Float[Tensor, ""]:
