@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +11,9 @@ from rich.table import Table
 
 import edits
 import surgery
-from edits.ledger_method import checked_method, method_of
 from edits.ledger_store import Store
-from edits.method import default_objective
-from surgery.commands.conclude import Outputs, conclude
-from surgery.commands.corpus import Passages
+from surgery.commands.conclude import CertificateFile, JunitFile, Outputs, SignKey, conclude
+from surgery.commands.ledger_opening import check_same, made_for
 from surgery.commands.options import (
     RAISING,
     Corpus,
@@ -27,15 +24,10 @@ from surgery.commands.options import (
     OutFile,
     Run,
     command,
-    layers_of,
-    limits_of,
-    limits_told,
 )
 from surgery.errors import SurgeryError
-from surgery.fact import Fact
 from surgery.files import check_writable
 from surgery.privacy import check_keep
-from surgery.site import Site
 from surgery.verification.verify import check_profile
 
 DEFAULT_METHOD = "memit"
@@ -80,23 +72,26 @@ def add(
         str | None, typer.Option(help="How much --verify tries: quick (the default), standard or full.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Folder for the report of --verify.")] = None,
+    junit: JunitFile = None,
+    certificate: CertificateFile = None,
+    sign: SignKey = None,
 ) -> int:
     """Add facts to a ledger, which is made if there is none. What is printed afterwards is on the disk."""
-    if report is not None and not verify:
-        raise SurgeryError("--report is where --verify writes; give --verify too")
-    if profile is not None and not verify:
-        raise SurgeryError("--profile says how much --verify tries; give --verify too")
+    given = {"profile": profile, "report": report, "junit": junit, "certificate": certificate, "sign": sign}
+    idle = next((name for name, one in given.items() if one is not None), None)
+    if idle is not None and not verify:
+        raise SurgeryError(f"--{idle} is for what --verify finds; give --verify too")
     check_profile(profile := profile or "quick")
-    outputs = Outputs(report=report)
+    outputs = Outputs(report=report, junit=junit, certificate=certificate, sign=sign)
     chosen = surgery.read_facts(facts)
     if objective is not None and edits.objective_named(objective).claim == "removed":
         chosen = [fact.replace(new_target=None) for fact in chosen]
     if Store.exists(folder):
         opened = edits.Ledger.open(folder)
-        _check_same(run, opened, method, objective, layer, corpus, limits)
+        check_same(run, opened, method, objective, layer, corpus, limits)
         model = run.load()
     else:
-        opened, model = _made(run, folder, chosen, method or DEFAULT_METHOD, objective, layer, corpus, limits)
+        opened, model = made_for(run, folder, chosen, method or DEFAULT_METHOD, objective, layer, corpus, limits)
     before = opened.head.hash
     try:
         version = opened.add(model, chosen, progress=run.talks)
@@ -217,64 +212,6 @@ def export(
     made.save(out)
     run.say(f"{out}: {out.stat().st_size} bytes, {len(whole.facts)} facts")
     run.result({"edit": str(out), **made.summary()})
-
-
-def _made(
-    run: Run,
-    folder: Path,
-    facts: list[Fact],
-    method: str,
-    objective: str | None,
-    layer: str | None,
-    corpus: Path | None,
-    limits: str | None,
-) -> tuple[edits.Ledger, surgery.Model]:
-    """A new ledger and its base."""
-    passages = Passages.of(run, corpus, folder)
-    chosen = default_objective(facts, edits.objective_named(objective) if objective else None)
-    how = checked_method(edits.method_named(method, objective=chosen))
-    how = how if limits is None else dataclasses.replace(how, limits=limits_of(limits))
-    check_writable(folder)
-    model = run.load()
-    sites = how.sites(model, None if layer is None else _sites(layer))
-    statistics = passages.fit(run, model, [site.layer for site in sites]) if passages else None
-    how = dataclasses.replace(how, statistics=statistics, seed=run.seed)
-    return edits.Ledger.create(folder, model, how, sites), model
-
-
-def _sites(layers: str) -> list[Site]:
-    return [Site.at(one, "mlp") for one in layers_of(layers)]
-
-
-def _check_same(
-    run: Run,
-    opened: edits.Ledger,
-    method: str | None,
-    objective: str | None,
-    layer: str | None,
-    corpus: Path | None,
-    limits: str | None,
-) -> None:
-    """Refuse options that say otherwise than the ledger that is there.
-
-    Raises:
-        SurgeryError: one does.
-    """
-    head = opened.head
-    kept = method_of(head.method, None)
-    given = {
-        "method": (method, kept.name),
-        "objective": (objective, opened.objective.name),
-        "layer": (None if layer is None else " ".join(one.name for one in _sites(layer)), " ".join(head.sites)),
-        "seed": (run.given_seed, kept.seed),
-    }
-    for what, (asked, has) in given.items():
-        if asked not in (None, has):
-            raise SurgeryError(f"the {what} of this ledger is {has}, not {asked}; leave --{what} away, or make another")
-    if limits is not None and (has := limits_told(kept.limits)) != (asked := limits_told(limits_of(limits))):
-        raise SurgeryError(f"the limits of this ledger are {has}, not {asked}; leave --limits away, or make another")
-    if corpus is not None:
-        raise SurgeryError("this ledger has its key statistics; leave --corpus away, or make another ledger")
 
 
 def _tell(run: Run, opened: edits.Ledger, before: str, version: edits.LedgerVersion) -> None:

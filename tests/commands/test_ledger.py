@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from xml.etree.ElementTree import parse
 
 import pytest
 from command_line import Folder, Surgery, printed
@@ -122,9 +123,13 @@ def test_adding_judges_the_earlier_facts_again(
     new = facts[60].replace(new_target=facts[60].neighbours[0].target)
     write_facts("new.jsonl", [new])
     common = ("ledger", "add", "--model", given["model"], *LEDGER, "--facts", "new.jsonl", "--verify")
-    code = surgery(*common, "--report", "report", "--json")
+    code = surgery(*common, "--report", "report", "--junit", "verdicts.xml", "--certificate", "given.json", "--json")
     record, err = printed(capsys)
     assert not err
+    assert (record["junit"], record["certificate"]) == ("verdicts.xml", "given.json")
+    assert Certificate.load("given.json").check(edit=kept.edit(), facts=new).ok
+    named = {one.get("classname") for one in parse("verdicts.xml").iter("testcase")}
+    assert named >= {one["fact"] for one in record["verdicts"]}
     assert kept.head.parent == before.hash
     assert record["version"] == kept.head.hash
     assert code == record["exit_code"] == json.loads(Path("report/report.json").read_text())["exit_code"]

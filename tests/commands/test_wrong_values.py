@@ -82,11 +82,15 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "key below a file": (("certificate", "keygen", "--out", BELOW), "cannot write to the folder"),
     "report without verify": (
         ("ledger", "add", *MODEL, "--facts", "rewrite.jsonl", "--ledger", "new", *REPORT),
-        "--report is where --verify writes; give --verify too",
+        "--report is for what --verify finds; give --verify too",
     ),
     "profile without verify": (
         ("ledger", "add", *MODEL, "--facts", "rewrite.jsonl", "--ledger", "new", "--profile", "full"),
-        "--profile says how much --verify tries; give --verify too",
+        "--profile is for what --verify finds; give --verify too",
+    ),
+    "certificate without verify": (
+        ("ledger", "add", *MODEL, "--facts", "rewrite.jsonl", "--ledger", "new", "--certificate", "made.json"),
+        "--certificate is for what --verify finds; give --verify too",
     ),
     "report below a file": ((*REMOVE[:-2], "--report", BELOW), "is a file, not a folder"),
     "verified below a file": (("verify", *MODEL, "--edit", "crude.edit", "--report", BELOW), "is a file, not a folder"),
