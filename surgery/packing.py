@@ -36,7 +36,7 @@ def packed_products(roots: Sequence[nn.Module]) -> AbstractContextManager[Any]:
 
 
 class PackedProducts(AbstractContextManager[None]):
-    """A block in which linear maps with frozen weights use packed copies of them, forwards and backwards.
+    """A block in which linear maps whose weights are not learned use packed copies of them, forwards and backwards.
 
     It can be entered again and again, and keeps its copies. Nobody may change the weights in the meantime: one that is
     seen to have been changed is refused, and `weight.data` must be left alone.
@@ -67,7 +67,9 @@ class PackedProducts(AbstractContextManager[None]):
         """The weight's packed copies; None where it has none and is given none."""
         single = weight.dtype == rows.dtype == torch.float32
         # what is no parameter was worked out for this one product
-        if not single or weight.requires_grad or weight.ndim != 2 or not isinstance(weight, nn.Parameter):
+        if not single or weight.ndim != 2 or not isinstance(weight, nn.Parameter):
+            return None
+        if weight.requires_grad and torch.is_grad_enabled():
             return None
         found = self._kept.get(id(weight))
         if found is None:

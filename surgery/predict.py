@@ -17,6 +17,7 @@ from torch import Tensor
 
 from surgery.batching import by_length
 from surgery.model import Model
+from surgery.packing import packed_products
 from surgery.products import fast_products
 from surgery.tokens import Question, ask, encode, pad
 
@@ -182,10 +183,12 @@ def _go_on(
     rows = sorted(said.going)
     batch = pad([(*asked[i], *said.tokens[i]) for i in rows], side="left", device=model.device)
     inputs: dict[str, Any] = {**model.inputs(batch), "use_cache": True}
+    head = packed_products([model.hf.get_output_embeddings()])
     while True:
-        with fast_products(model.device, model.dtype):
+        with fast_products(model.device, model.dtype), head:
             out = model.hf.base_model(**inputs)
-        chosen = [_choose(row, random, top_k) for row in model.anatomy.head(out.last_hidden_state[:, -1]).float()]
+            logits = model.anatomy.head(out.last_hidden_state[:, -1]).float()
+        chosen = [_choose(row, random, top_k) for row in logits]
         for i, token in zip(rows, chosen, strict=True):
             said.add(i, token)
         if not said.going:

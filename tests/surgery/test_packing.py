@@ -119,8 +119,11 @@ def test_only_frozen_parameters_in_single_precision_are_packed(packed: list[int]
         assert double(rows.double()).dtype == torch.float64
         torch.testing.assert_close(passing(rows), rows @ passed.T)
         kept(rows)
+        assert packed == [id(kept.weight)]
+        with torch.no_grad():
+            torch.testing.assert_close(learning(rows), rows @ learning.weight.T)
     assert learning.weight.grad is not None
-    assert packed == [id(kept.weight)]
+    assert packed == [id(kept.weight), id(learning.weight)]
 
 
 def test_no_more_is_packed_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch, packed: list[int]) -> None:
