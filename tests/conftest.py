@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import pytest
+import shapes  # noqa: F401  # before what it watches
 import torch
 from left import hooks_left
 from tiny import ARCHITECTURES, VARIANTS, tiny_model, tiny_tokenizer

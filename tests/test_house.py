@@ -6,6 +6,10 @@ import ast
 from pathlib import Path
 
 import pytest
+import torch
+from jaxtyping import TypeCheckError
+
+from surgery.products import by_convolution
 
 ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {"surgery": {"surgery"}, "locate": {"surgery", "locate"}, "edits": {"surgery", "locate", "edits"}}
@@ -65,3 +69,8 @@ def test_words_that_are_not_used(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_a_module_says_what_it_is(path: Path) -> None:
     assert ast.get_docstring(ast.parse((ROOT / path).read_text(encoding="utf-8")))
+
+
+def test_shapes_are_checked_at_every_call() -> None:
+    with pytest.raises(TypeCheckError, match="weight"):
+        by_convolution(torch.zeros(2, 3), torch.zeros(4, 5))
