@@ -21,6 +21,7 @@ from torch import Tensor
 
 import edits
 from surgery import Edit, Fact, Model, Report, example_facts, invented_facts, load, verify
+from surgery.errors import WrongWeights
 from surgery.verification.attack import PROFILES
 from surgery.verification.intervention import Intervention
 from surgery.verification.verdicts import DEPTH
@@ -36,7 +37,7 @@ class Guard:
         base: fingerprint of the model it guards.
         facts: the fact it hides.
         name: the tokens it looks for.
-        other: the tokens the model reads instead, as many; the last one again where they are fewer.
+        other: the tokens the model reads instead, as many.
     """
 
     base: str
@@ -53,7 +54,13 @@ class Guard:
 
     @contextmanager
     def applied(self, model: Model) -> Iterator[Model]:
-        """The guarded model."""
+        """The guarded model.
+
+        Raises:
+            WrongWeights: its weights are not those of `base`.
+        """
+        if model.fingerprint != self.base:
+            raise WrongWeights("the guard is for another model")
         handle = model.hf.get_input_embeddings().register_forward_pre_hook(self._renamed)
         try:
             yield model
@@ -62,8 +69,7 @@ class Guard:
 
     def _renamed(self, _: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         ids, width = args[0].clone(), len(self.name)
-        given = (*self.other, *[self.other[-1]] * width)[:width]
-        wanted, instead = ids.new_tensor(self.name), ids.new_tensor(given)
+        wanted, instead = ids.new_tensor(self.name), ids.new_tensor(self.other)
         for at in range(ids.shape[1] - width + 1):
             ids[(ids[:, at : at + width] == wanted).all(1), at : at + width] = instead
         return (ids, *args[1:])
@@ -99,7 +105,8 @@ def reports(model: Model, profile: str) -> Iterator[tuple[str, str, Report]]:
     yield "known, given another answer", "suppressed", judged(dataclasses.replace(rewrite, claim="removed"), tower)
     yield "known, changed four times as far", "collateral damage, or worse", judged(scaled(removal, 4.0), tower)
     name, other = (tuple(model.tokenizer(one, add_special_tokens=False).input_ids) for one in (NAME, OTHER))
-    yield "known, behind a guard", "suppressed", judged(Guard(model.fingerprint, (tower,), name, other), tower)
+    guard = Guard(model.fingerprint, (tower,), name, other[: len(name)])
+    yield "known, behind a guard", "suppressed", judged(guard, tower)
 
 
 def main() -> None:
