@@ -32,6 +32,8 @@ from surgery.model import Model
 
 QUANT_KINDS = ("int8", "int4", "nf4")
 GROUP = 64
+CELLS = 64
+"""To each side of 0, of the table that finds NF4 codes; borders between levels are further apart than one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,12 +193,25 @@ def _nf4(groups: Float[Tensor, "out groups size"]) -> tuple[Tensor, Tensor]:
     scale = _or_one(_largest(groups))
     share = groups / scale
     levels = torch.tensor(nf4_levels(), device=groups.device)
-    codes = torch.zeros(groups.shape, dtype=torch.int8, device=groups.device)
-    # how many borders it is beyond: what bucketize gives, whose search cannot use vector registers
-    for border in ((levels[1:] + levels[:-1]) / 2).tolist():
-        codes += share > border
-    values = levels.index_select(0, codes.flatten().int()).view(groups.shape)
-    return codes, values.mul_(scale)
+    codes = _nearest(share.flatten(), levels)
+    values = levels.index_select(0, codes.int()).view(groups.shape)
+    return codes.view(groups.shape), values.mul_(scale)
+
+
+def _nearest(shares: Float[Tensor, " n"], levels: Float[Tensor, " levels"]) -> Int8[Tensor, " n"]:
+    """Which level is nearest to each share, -1 to 1, of two the lower: as `bucketize`, but several times faster.
+
+    -1 to 1 is cut into cells with at most one border between two levels in each: a look at the cell's table and one
+    comparison tell on which side of it a share is.
+    """
+    borders = (levels[1:] + levels[:-1]) / 2
+    edges = torch.arange(2 * CELLS + 1, device=levels.device) / CELLS - 1
+    start = torch.bucketize(edges, borders)
+    border = torch.cat([borders, borders.new_full((1,), torch.inf)])[start]
+    cell = shares.add(1).mul_(CELLS).int()
+    codes = start.to(torch.int8).index_select(0, cell)
+    codes += shares > border.index_select(0, cell)
+    return codes
 
 
 def _largest(rows: Float[Tensor, "*rows size"]) -> Float[Tensor, "*rows 1"]:

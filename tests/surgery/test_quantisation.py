@@ -19,6 +19,7 @@ from surgery.verification.attacks import ATTACKS
 from surgery.verification.attacks.quantised import NF4, Int4, Int8
 from surgery.verification.attacks.wordings import WORDINGS, rated, wordings
 from surgery.verification.quantisation import (
+    CELLS,
     QUANT_KINDS,
     ChangedBins,
     changed_bins,
@@ -98,6 +99,19 @@ def test_the_levels_are_the_published_ones() -> None:
     row = torch.cat([levels, (levels[1:] + levels[:-1]) / 2])[None]
     borders = ((levels[1:] + levels[:-1]) / 2).contiguous()
     assert torch.equal(quantise(row, "nf4").codes.long(), torch.bucketize(row, borders))
+
+
+def test_nf4_codes_are_the_nearest_also_beside_borders_and_edges_of_the_table() -> None:
+    levels = torch.tensor(nf4_levels())
+    borders = ((levels[1:] + levels[:-1]) / 2).contiguous()
+    marks = torch.cat([borders, torch.arange(2 * CELLS + 1) / CELLS - 1])
+    beside = [marks.nextafter(torch.full_like(marks, to)) for to in (-2.0, 2.0)]
+    drawn = torch.rand(100_000, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    row = torch.cat([marks, *beside, drawn]).clamp(-1, 1)
+    # a 1 in every block leaves its shares as they are
+    blocks = torch.nn.functional.pad(torch.nn.functional.pad(row, (0, -len(row) % 63)).view(-1, 63), (0, 1), value=1.0)
+    codes = quantise(blocks.view(1, -1), "nf4").codes.view(-1, 64)
+    assert torch.equal(codes.long(), torch.bucketize(blocks, borders))
 
 
 @pytest.mark.parametrize("kind", QUANT_KINDS)
