@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
@@ -85,6 +85,41 @@ class Attack(Protocol):
     def __call__(self, model: Model, facts: Sequence[Fact]) -> Attempt:
         """Try it on the model as it is, on all facts alike; the model is the same afterwards."""
         ...
+
+
+@runtime_checkable
+class Derived(Attack, Protocol):
+    """An attack that works out its scores from another one's on the same facts.
+
+    Attributes:
+        source: the other one.
+    """
+
+    source: ClassVar[Attack]
+
+    def derived(self, attempt: Attempt) -> Attempt:
+        """What it finds where the other one found this."""
+        ...
+
+
+def tried(
+    attack: Attack, model: Model, facts: tuple[Fact, ...], had: MutableMapping[tuple[Attack, tuple[Fact, ...]], Attempt]
+) -> Attempt:
+    """What an attack brings up on a model as it is.
+
+    Args:
+        attack: the attack.
+        model: the model; it is the same afterwards.
+        facts: what it is tried on.
+        had: what was tried on this model before, which is not tried again; what is tried now is added.
+    """
+    key = attack, facts
+    if key not in had:
+        if isinstance(attack, Derived):
+            had[key] = attack.derived(tried(attack.source, model, facts, had))
+        else:
+            had[key] = attack(model, facts)
+    return had[key]
 
 
 Outcome = Literal["succeeds", "resisted", "no power", "not applicable"]

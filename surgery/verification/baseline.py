@@ -16,7 +16,7 @@ from surgery.fact import Fact
 from surgery.fingerprint import stamp
 from surgery.model import Model
 from surgery.predict import Answer, generate, next_log_probs, rate
-from surgery.verification.attack import Attack, Attempt
+from surgery.verification.attack import Attack, Attempt, tried
 from surgery.verification.classic import LENGTH, Classic, score, told_on
 from surgery.verification.drift import log_probs
 from surgery.verification.probes import Measured, Probe, measure
@@ -157,10 +157,7 @@ class Baseline:
             SurgeryError: the model's weights are not those of the beginning.
         """
         self._check()
-        key = attack, facts
-        if key not in self._attempts:
-            self._attempts[key] = attack(self.model, facts)
-        return self._attempts[key]
+        return tried(attack, self.model, facts, self._attempts)
 
     def check(self, model: Model) -> None:
         """Whether this is a baseline of that model.

@@ -24,7 +24,7 @@ from surgery.edit import Edit
 from surgery.fact import Fact
 from surgery.model import Model
 from surgery.verification.askable import readable
-from surgery.verification.attack import FEWEST_CONTROLS, Attack, Attempt, Finding, Lift, lift
+from surgery.verification.attack import FEWEST_CONTROLS, Attack, Attempt, Finding, Lift, lift, tried
 from surgery.verification.attacks.paraphrases import Paraphrases
 from surgery.verification.attacks.wordings import WORDINGS, all_wordings, rated
 from surgery.verification.baseline import Baseline, Controls
@@ -123,9 +123,12 @@ def attacked(
     seconds: dict[str, float] = {}
     put = [(attack, own if attack.own_words else once) for attack in attacks]
     before = [_timed(seconds, one, base.attempt, one, to.facts) if edit else None for one, to in put]
+    had: dict[tuple[Attack, tuple[Fact, ...]], Attempt] = {}
     with edit.applied(model) if edit else nullcontext():
         after = [
-            _timed(seconds, one, one, model, to.facts) if edit else _timed(seconds, one, base.attempt, one, to.facts)
+            _timed(seconds, one, tried, one, model, to.facts, had)
+            if edit
+            else _timed(seconds, one, base.attempt, one, to.facts)
             for one, to in put
         ]
     findings = []

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -57,11 +58,15 @@ class ProbabilityDelta:
     profile: ClassVar[Profile] = "standard"
     unit: ClassVar[str] = "change of probability"
     floor: ClassVar[float] = 0.05
+    source: ClassVar[LogitLens] = LogitLens()
 
     def __call__(self, model: Model, facts: Sequence[Fact]) -> Attempt:
         """Its size, from each layer to the next."""
-        scores = torch.cat(list(_read(model, facts))).diff(dim=1).abs()
-        return Attempt(tuple(f"to {one}" for one in _layers(scores.shape[1] + 1)[1:]), scores.numpy())
+        return self.derived(self.source(model, facts))
+
+    def derived(self, attempt: Attempt) -> Attempt:
+        """The same from what the lens read."""
+        return Attempt(tuple(f"to {one}" for one in attempt.forms[1:]), np.abs(np.diff(attempt.scores, axis=1)))
 
 
 def _layers(count: int) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from by_hand import Toy
 
 from surgery import Fact, Model
 from surgery.tokens import ask
+from surgery.verification.attack import Attack, Attempt, tried
 from surgery.verification.attacks.lens import LogitLens, ProbabilityDelta
 
 
@@ -49,6 +50,27 @@ def test_every_layer_by_hand(toy: Toy, unchanged: Callable[[Model], None]) -> No
     assert delta.forms == ("to layer 1", "to layer 2", "to layer 3")
     assert delta.scores == pytest.approx(np.abs(known[:, 1:] - known[:, :-1]), rel=1e-3, abs=1e-6)
     assert delta.scores.max(1).min() > 0.1
+
+
+def test_what_the_lens_read_is_not_read_again_for_the_delta(toy: Toy) -> None:
+    model, facts = toy
+    chosen = (facts[0], facts[40])
+    alone = ProbabilityDelta()(model, chosen)
+    runs: list[int] = []
+    handle = model.hf.base_model.register_forward_pre_hook(lambda *_: runs.append(1))
+    try:
+        for order in ((LogitLens(), ProbabilityDelta()), (ProbabilityDelta(), LogitLens())):
+            had: dict[tuple[Attack, tuple[Fact, ...]], Attempt] = {}
+            runs.clear()
+            found = {type(one): tried(one, model, chosen, had) for one in order}
+            assert len(runs) == 1
+            assert found[ProbabilityDelta].forms == alone.forms
+            assert np.array_equal(found[ProbabilityDelta].scores, alone.scores)
+            # others are another reading
+            assert not np.array_equal(tried(ProbabilityDelta(), model, chosen[::-1], had).scores, alone.scores)
+            assert len(runs) == 2
+    finally:
+        handle.remove()
 
 
 @pytest.mark.parametrize("attack", [LogitLens(), ProbabilityDelta()])
