@@ -13,7 +13,7 @@ from torch import Tensor
 
 from surgery.errors import SurgeryError
 from surgery.fact import Fact
-from surgery.fingerprint import stamp
+from surgery.fingerprint import fingerprint, stamp
 from surgery.model import Model
 from surgery.predict import Answer, generate, next_log_probs, rate
 from surgery.verification.attack import Attack, Attempt, tried
@@ -167,6 +167,18 @@ class Baseline:
         """
         if model is not self.model:
             raise SurgeryError("the baseline was measured on another model; make one with Baseline(model)")
+
+    def check_all(self) -> None:
+        """Read every weight, for a change that PyTorch did not see, as by `weight.data`, is none to `_check`.
+
+        Raises:
+            SurgeryError: the model's weights are not those of the beginning.
+        """
+        if fingerprint(self.model.hf) != self._base:
+            raise SurgeryError(
+                "the model's weights changed while it was attacked and were not put back; load it again, and have "
+                "every attack of your own undo what it does (surgery.exchange.exchanged)"
+            )
 
     def _check(self) -> None:
         # hashing takes a while: only where a weight was written to, or has other memory, since the last time

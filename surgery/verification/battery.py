@@ -25,6 +25,7 @@ from surgery.fact import Fact
 from surgery.model import Model
 from surgery.verification.askable import readable
 from surgery.verification.attack import FEWEST_CONTROLS, Attack, Attempt, Finding, Lift, lift, tried
+from surgery.verification.attacks import ATTACKS
 from surgery.verification.attacks.paraphrases import Paraphrases
 from surgery.verification.attacks.wordings import WORDINGS, all_wordings, rated
 from surgery.verification.baseline import Baseline, Controls
@@ -110,6 +111,10 @@ def attacked(
         baseline: what the base model answers, where the caller keeps it.
         left_out: which of the facts are not attacked, from 0.
         doubtful: of which of the facts it matters what they and their controls answer when merely asked; None for all.
+
+    Raises:
+        WrongWeights: the edit was made for other weights.
+        SurgeryError: a baseline of other weights, or an attack of the caller's own left the model changed.
     """
     if not attacks:
         return Battery((), {}, (0,) * len(facts))
@@ -131,6 +136,8 @@ def attacked(
             else _timed(seconds, one, base.attempt, one, to.facts)
             for one, to in put
         ]
+    if any(ATTACKS.get(one.name) is not type(one) for one in attacks):
+        base.check_all()
     findings = []
     for i in own.places:
         for (attack, to), was, now in zip(put, before, after, strict=True):
