@@ -5,11 +5,14 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from jaxtyping import TypeCheckError
+from shapes import CHECKED, checked, shaped
 
 from surgery.products import by_convolution
+from surgery.verification.attack import Attempt
 
 ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {"surgery": {"surgery"}, "locate": {"surgery", "locate"}, "edits": {"surgery", "locate", "edits"}}
@@ -74,3 +77,38 @@ def test_a_module_says_what_it_is(path: Path) -> None:
 def test_shapes_are_checked_at_every_call() -> None:
     with pytest.raises(TypeCheckError, match="weight"):
         by_convolution(torch.zeros(2, 3), torch.zeros(4, 5))
+    with pytest.raises(TypeCheckError, match="scores"):
+        Attempt(("prompt",), np.zeros(3))
+
+
+def test_what_writes_a_shape_is_checked_and_nothing_else() -> None:
+    source = """
+from jaxtyping import Float
+from numpy import zeros
+class Plain:
+    count: int
+@dataclass
+class Shaped:
+    rows: list[Float[Tensor, "n"]]
+    def plain(self, x: Tensor) -> int:
+        def inner(*rows: Float[Tensor, "n"]): ...
+    @property
+    def shaped(self) -> Float[Tensor, "n"] | None: ...
+"""
+    tree, count = checked(source, "x.py")
+    decorated = {
+        node.name: [ast.unparse(one) for one in node.decorator_list]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef | ast.FunctionDef)
+    }
+    assert decorated == {
+        "Plain": [],
+        "Shaped": [CHECKED, "dataclass"],
+        "plain": [],
+        "inner": [CHECKED],
+        "shaped": ["property", CHECKED],
+    }
+    assert count == 3
+    for name in shaped():
+        path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
+        assert checked(path.read_text(encoding="utf-8"), name)[1], f"{name} imports shapes and writes none"
