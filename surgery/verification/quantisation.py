@@ -208,7 +208,8 @@ def _nearest(shares: Float[Tensor, " n"], levels: Float[Tensor, " levels"]) -> I
     edges = torch.arange(2 * CELLS + 1, device=levels.device) / CELLS - 1
     start = torch.bucketize(edges, borders)
     border = torch.cat([borders, borders.new_full((1,), torch.inf)])[start]
-    cell = shares.add(1).mul_(CELLS).int()
+    # what is no number has a place too, and stays none
+    cell = shares.add(1).mul_(CELLS).int().clamp_(0, 2 * CELLS)
     codes = start.to(torch.int8).index_select(0, cell)
     codes += shares > border.index_select(0, cell)
     return codes
@@ -220,4 +221,4 @@ def _largest(rows: Float[Tensor, "*rows size"]) -> Float[Tensor, "*rows 1"]:
 
 
 def _or_one(scale: Tensor) -> Tensor:
-    return torch.where(scale > 0, scale, 1.0)
+    return torch.where(scale == 0, 1.0, scale)

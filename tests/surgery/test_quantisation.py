@@ -115,6 +115,17 @@ def test_nf4_codes_are_the_nearest_also_beside_borders_and_edges_of_the_table() 
 
 
 @pytest.mark.parametrize("kind", QUANT_KINDS)
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
+def test_a_broken_weight_breaks_its_own_group_alone(kind: str, broken: float) -> None:
+    weight = torch.randn(2, 64, generator=torch.Generator().manual_seed(0))
+    sound = quantise(weight[1:], kind).values
+    weight[0, 5] = broken
+    found = quantise(weight, kind).values
+    assert not found[0, 5].isfinite()
+    assert torch.equal(found[1:], sound)
+
+
+@pytest.mark.parametrize("kind", QUANT_KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_every_map_of_the_blocks_is_quantised_along_its_inputs(
     kind: str, dtype: torch.dtype, tiny: Model, unchanged: Callable[[Model], None]
