@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from edits.scores import SCORES
 from surgery.errors import SurgeryError
 from surgery.figures import axes
+from surgery.numbers import counted
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -54,7 +55,7 @@ def sweep_lines(sweep: Sweep, ax: Axes | None = None) -> Axes:
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_ylabel("share, mean over facts", fontsize=6.5)
     ax.set_title(title, fontsize=7, parse_math=False)
-    note = f"layer edited ({sweep.method}); bands: 95 % over {len(sweep.facts)} facts"
+    note = f"layer edited ({sweep.method}); bands: 95 % over {counted(len(sweep.facts), 'fact')}"
     handles = ax.get_legend_handles_labels()[0]
     if sweep.trace is not None:
         handles += [_trace_behind(sweep, ax)]

@@ -23,7 +23,7 @@ from edits.scores import SCORES, close, harmonic
 from locate.profile import ROLES, AverageTrace
 from surgery.errors import SurgeryError
 from surgery.files import written_whole
-from surgery.numbers import json_numbers, means, wilson_ends
+from surgery.numbers import counted, json_numbers, means, wilson_ends
 from surgery.site import Site
 
 if TYPE_CHECKING:
@@ -175,7 +175,8 @@ class Sweep:
     def told(self) -> list[str]:
         """The findings, a line a layer."""
         lines = [
-            f"{self.method} in {self.model}: {len(self.facts)} facts, each edited alone at {len(self.layers)} layers"
+            f"{self.method} in {self.model}: {counted(len(self.facts), 'fact')}, each edited alone at "
+            f"{counted(len(self.layers), 'layer')}"
         ]
         for reason in dict.fromkeys(reason for _, reason in self.left_out):
             layers = ", ".join(str(layer) for layer, why in self.left_out if why == reason)

@@ -5,9 +5,11 @@ Every command reads as much of it and keeps what it has summed in the same way (
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,8 +66,29 @@ class Passages:
             SurgeryError: as `edits.fit_statistics`.
         """
         fitted = edits.fit_statistics(model, self.texts, layers, **reading(run, model, self.name, self.partial))
-        edits.keep_statistics(fitted)
+        keep(run, model, fitted)
         return fitted
+
+
+def keep(run: Run, model: Model, fitted: edits.Statistics) -> list[int]:
+    """Keep key statistics for later edits; of too little text, only layers of which edits find none of more.
+
+    Returns:
+        the layers that are kept; of others it says why not.
+    """
+    wanted, layers = TOKENS_PER_NEURON * model.anatomy.d_ff, dict(fitted.layers)
+    for layer in fitted.layers if fitted.tokens < wanted else ():
+        with suppress(SurgeryError):  # there are none at all
+            had = edits.find_statistics(model, layer, fitted.fingerprints[0])
+            if had.tokens > fitted.tokens:
+                del layers[layer]
+                run.say(
+                    f"layer {layer}: not kept for later edits, whose statistics are of {had.tokens} tokens; "
+                    f"give {wanted} or more to replace them"
+                )
+    if layers:
+        edits.keep_statistics(dataclasses.replace(fitted, layers=layers))
+    return sorted(layers)
 
 
 def reading(run: Run, model: Model, name: str, partial: Path, tokens: int | None = None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import edits
-from surgery.commands.corpus import FIELD, corpus_texts, dataset_texts, reading
+from surgery.commands.corpus import FIELD, corpus_texts, dataset_texts, keep, reading
 from surgery.commands.options import OutFile, Run, layers_of
 from surgery.errors import SurgeryError, check_choice
 from surgery.figures import save
@@ -57,7 +57,7 @@ def stats(
     else:
         fitted, found = edits.fit_statistics(model, texts, wanted, **settings), None
     fitted.save(out)
-    edits.keep_statistics(fitted)
+    record["kept"] = keep(run, model, fitted)
     record |= {"tokens": fitted.tokens, "layers": sorted(fitted.layers), "corpus": name, "bytes": out.stat().st_size}
     record["eigenvalues"] = {str(layer): one.extremes() for layer, one in fitted.layers.items()}
     if found is not None:
@@ -73,8 +73,8 @@ def _tell(run: Run, fitted: edits.Statistics, found: edits.Convergence | None, r
         for line in found.told():
             run.say(line)
         run.say(record["figure"])
-    kept = f"{fitted.tokens} tokens, {record['bytes']} bytes; also kept for later edits of this model"
-    run.say(f"{record['statistics']}: {kept}")
+    kept = f"; {len(record['kept'])} of {len(record['layers'])} layers also kept for later edits of this model"
+    run.say(f"{record['statistics']}: {fitted.tokens} tokens, {record['bytes']} bytes{kept}")
 
 
 def _chosen(layers: str) -> list[int] | None:

@@ -63,6 +63,28 @@ def test_somebody_who_reads_along_is_told_whether_it_was_enough(
     assert Path("other.svg").read_text().startswith("<?xml")
 
 
+def test_too_little_text_does_not_take_the_place_of_more(
+    stats: Surgery, given: Folder, model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = 10 * model.anatomy.d_ff
+    assert stats("--corpus", given["corpus.txt"], "--layers", "1") == 0
+    before = find_statistics(model, 1)
+    assert stats("--corpus", given["corpus.txt"], "--layers", "1,2", "--tokens", "60", "--no-convergence") == 0
+    capsys.readouterr()
+    # a layer that had none gets what there is; its own again, more text or less
+    assert torch.equal(find_statistics(model, 1).layers[1].factors, before.layers[1].factors)
+    few = find_statistics(model, 2)
+    assert few.tokens < wanted
+    assert stats("--corpus", given["corpus.txt"], "--layers", "1,2", "--tokens", "40", "--no-convergence") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"layer 1: not kept for later edits, whose statistics are of {few.tokens} tokens; give {wanted} or" in out
+    assert "layer 2: not kept for later edits" in out
+    assert "0 of 2 layers also kept" in out
+    assert stats("--corpus", given["corpus.txt"], "--layers", "1,2", "--json") == 0
+    assert printed(capsys)[0]["kept"] == [1, 2]
+    assert find_statistics(model, 2).tokens >= wanted
+
+
 def test_without_convergence_the_statistics_are_the_same(
     stats: Surgery, given: Folder, capsys: pytest.CaptureFixture[str]
 ) -> None:
