@@ -1,7 +1,7 @@
 """Array shapes and dtypes are checked at every call of what writes them down; importing this turns it on.
 
-`jaxtyping.jaxtyped` does the checking. Its own import hook decorates every function of a module, and nine calls of ten
-have no array in their signature, which mypy has read already; here only those that write a shape get the decorator:
+`jaxtyping.jaxtyped` does the checking. Its own import hook decorates every function of a module, and most calls have
+no array in their signature, which mypy has read already; here only those that write a shape get the decorator:
 
 1. A module that imports from jaxtyping is parsed when it is first imported.
 2. Functions with a shape in their signature, however deep they are nested, and dataclasses with one in a field, are
