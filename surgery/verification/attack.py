@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
@@ -102,21 +102,23 @@ class Derived(Attack, Protocol):
         ...
 
 
-def tried(
-    attack: Attack, model: Model, facts: tuple[Fact, ...], had: MutableMapping[tuple[Attack, tuple[Fact, ...]], Attempt]
-) -> Attempt:
+Attempts = dict[tuple[Attack, tuple[Fact, ...]], Attempt]
+"""What attacks brought up of some facts on one model."""
+
+
+def tried(attack: Attack, facts: tuple[Fact, ...], model: Model, had: Attempts) -> Attempt:
     """What an attack brings up on a model as it is.
 
     Args:
         attack: the attack.
-        model: the model; it is the same afterwards.
         facts: what it is tried on.
+        model: the model; it is the same afterwards.
         had: what was tried on this model before, which is not tried again; what is tried now is added.
     """
     key = attack, facts
     if key not in had:
         if isinstance(attack, Derived):
-            had[key] = attack.derived(tried(attack.source, model, facts, had))
+            had[key] = attack.derived(tried(attack.source, facts, model, had))
         else:
             had[key] = attack(model, facts)
     return had[key]

@@ -16,7 +16,7 @@ from surgery.fact import Fact
 from surgery.fingerprint import fingerprint, stamp
 from surgery.model import Model
 from surgery.predict import Answer, generate, next_log_probs, rate
-from surgery.verification.attack import Attack, Attempt, tried
+from surgery.verification.attack import Attack, Attempt, Attempts, tried
 from surgery.verification.classic import LENGTH, Classic, score, told_on
 from surgery.verification.drift import log_probs
 from surgery.verification.probes import Measured, Probe, measure
@@ -43,7 +43,7 @@ class Baseline:
         self._next: dict[str, Float[Tensor, " vocab"]] = {}
         self._texts: dict[tuple[str, int, str], str] = {}
         self._controls: dict[tuple[Controls, Fact], tuple[Fact, ...]] = {}
-        self._attempts: dict[tuple[Attack, tuple[Fact, ...]], Attempt] = {}
+        self._attempts: Attempts = {}
         self._scores: dict[tuple[Fact, ...], Classic] = {}
 
     def measure(self, probes: Sequence[Probe]) -> list[Measured]:
@@ -157,7 +157,7 @@ class Baseline:
             SurgeryError: the model's weights are not those of the beginning.
         """
         self._check()
-        return tried(attack, self.model, facts, self._attempts)
+        return tried(attack, facts, self.model, self._attempts)
 
     def check(self, model: Model) -> None:
         """Whether this is a baseline of that model.

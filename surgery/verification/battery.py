@@ -14,9 +14,8 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from surgery.edit import Edit
 from surgery.fact import Fact
 from surgery.model import Model
 from surgery.verification.askable import readable
-from surgery.verification.attack import FEWEST_CONTROLS, Attack, Attempt, Finding, Lift, lift, tried
+from surgery.verification.attack import FEWEST_CONTROLS, Attack, Attempt, Attempts, Finding, Lift, lift, tried
 from surgery.verification.attacks import ATTACKS
 from surgery.verification.attacks.paraphrases import Paraphrases
 from surgery.verification.attacks.wordings import WORDINGS, all_wordings, rated
@@ -125,19 +124,9 @@ def attacked(
     if not own.facts:
         return Battery((), {}, tuple(map(len, matched)))
     once = _Cases.of([_unseen(base, *one, seen) for one in zip(plain, matched, strict=True)])
-    seconds: dict[str, float] = {}
     put = [(attack, own if attack.own_words else once) for attack in attacks]
-    before = [_timed(seconds, one, base.attempt, one, to.facts) if edit else None for one, to in put]
-    had: dict[tuple[Attack, tuple[Fact, ...]], Attempt] = {}
-    with edit.applied(model) if edit else nullcontext():
-        after = [
-            _timed(seconds, one, tried, one, model, to.facts, had)
-            if edit
-            else _timed(seconds, one, base.attempt, one, to.facts)
-            for one, to in put
-        ]
-    if any(ATTACKS.get(one.name) is not type(one) for one in attacks):
-        base.check_all()
+    seconds: dict[str, float] = {}
+    before, after = _before_and_after(base, edit, [(attack, to.facts) for attack, to in put], seconds)
     findings = []
     for i in own.places:
         for (attack, to), was, now in zip(put, before, after, strict=True):
@@ -223,8 +212,37 @@ def _matched(base: Baseline, fact: Fact, controls: Controls) -> tuple[Fact, ...]
     return kept if kept == given or len(kept) >= FEWEST_CONTROLS else ()
 
 
-def _timed(seconds: dict[str, float], attack: Attack, run: Callable[..., Attempt], *given: Any) -> Attempt:
+def _before_and_after(
+    base: Baseline,
+    edit: Edit | Intervention | None,
+    put: Sequence[tuple[Attack, tuple[Fact, ...]]],
+    seconds: dict[str, float],
+) -> tuple[list[Attempt | None], list[Attempt]]:
+    """What each attack brings up of its facts without the edit and with it; without one, there is nothing before.
+
+    Raises:
+        SurgeryError: an attack of the caller's own left the model changed.
+    """
+    plain = [_timed(seconds, *one, base.attempt) for one in put]
+    before: list[Attempt | None] = [None] * len(put)
+    after = plain
+    if edit:
+        had: Attempts = {}
+        with edit.applied(base.model):
+            before = [*plain]
+            after = [_timed(seconds, *one, partial(tried, model=base.model, had=had)) for one in put]
+    if any(ATTACKS.get(attack.name) is not type(attack) for attack, _ in put):
+        base.check_all()
+    return before, after
+
+
+def _timed(
+    seconds: dict[str, float],
+    attack: Attack,
+    facts: tuple[Fact, ...],
+    run: Callable[[Attack, tuple[Fact, ...]], Attempt],
+) -> Attempt:
     clock = time.perf_counter()
-    made = run(*given)
+    made = run(attack, facts)
     seconds[attack.name] = seconds.get(attack.name, 0.0) + time.perf_counter() - clock
     return made

@@ -13,7 +13,7 @@ from by_hand import Toy
 
 from surgery import Fact, Model
 from surgery.tokens import ask
-from surgery.verification.attack import Attack, Attempt, tried
+from surgery.verification.attack import Attempts, tried
 from surgery.verification.attacks.lens import LogitLens, ProbabilityDelta
 
 
@@ -60,14 +60,14 @@ def test_what_the_lens_read_is_not_read_again_for_the_delta(toy: Toy) -> None:
     handle = model.hf.base_model.register_forward_pre_hook(lambda *_: runs.append(1))
     try:
         for order in ((LogitLens(), ProbabilityDelta()), (ProbabilityDelta(), LogitLens())):
-            had: dict[tuple[Attack, tuple[Fact, ...]], Attempt] = {}
+            had: Attempts = {}
             runs.clear()
-            found = {type(one): tried(one, model, chosen, had) for one in order}
+            found = {type(one): tried(one, chosen, model, had) for one in order}
             assert len(runs) == 1
             assert found[ProbabilityDelta].forms == alone.forms
             assert np.array_equal(found[ProbabilityDelta].scores, alone.scores)
             # others are another reading
-            assert not np.array_equal(tried(ProbabilityDelta(), model, chosen[::-1], had).scores, alone.scores)
+            assert not np.array_equal(tried(ProbabilityDelta(), chosen[::-1], model, had).scores, alone.scores)
             assert len(runs) == 2
     finally:
         handle.remove()
