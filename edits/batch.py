@@ -35,6 +35,7 @@ from surgery.model import Model
 from surgery.predict import rate
 from surgery.site import Site
 
+_Rows = tuple[list[list[tuple[int, ...]]], list[list[tuple[int, ...]]]]
 PILOTS = 8
 """Values whose mean length later ones are measured by: one alone may be an odd one."""
 
@@ -153,9 +154,10 @@ class Batches:
         written, solutions, keys = dict(self.deltas), {}, {}
         wanted: Tensor | None = None
         names = namesakes(self._model, [value.facts for value in values]) if self.names else [()] * len(values)
+        rows = self._rows(values) if len(self.sites) > 1 else None
         for i, site in enumerate(self.sites):
             near = scaled_keys(self._model, names, site, self._spaces[site.layer].moment, self.names)
-            keys[site.layer], states = self._read(values, site, near)
+            keys[site.layer], states = self._read(values, rows, site, near)
             missing = torch.stack([value.shift for value in values])
             if states is not None:
                 wanted = states + missing if wanted is None else wanted
@@ -190,21 +192,24 @@ class Batches:
         return self._solver.beside(space, keys.cpu(), WEIGHT)
 
     def _read(
-        self, values: Sequence[Value], site: Site, near: Sequence[Float[Tensor, "_ d_ff"]]
+        self, values: Sequence[Value], rows: _Rows | None, site: Site, near: Sequence[Float[Tensor, "_ d_ff"]]
     ) -> tuple[Float[Tensor, "values d_ff"], Float[Tensor, "values d_model"] | None]:
-        """Keys of the values at a site, and mean states above the highest one over contexts."""
-        if len(self.sites) == 1:
+        """Keys of the values at a site, and mean states above the highest one over contexts, where there are rows."""
+        if rows is None:
             return torch.stack([value.key for value in values]), None
-        asked = [subject_rows(self._model, value.facts, value.contexts) for value in values]
-        more = [self._elsewhere(value) for value in values]
-        keys, states = read_subjects(self._model, asked, more, site, self.sites[-1].layer)
+        keys, states = read_subjects(self._model, *rows, site, self.sites[-1].layer)
         assert states is not None
         return one_key_each(keys, self.moment(site), near=near), torch.stack([part.mean(0) for part in states])
 
-    def _elsewhere(self, value: Value) -> list[tuple[int, ...]]:
+    def _rows(self, values: Sequence[Value]) -> _Rows:
+        """What is read of each value at every site: its facts in their contexts, and its subject elsewhere."""
+        own = [subject_rows(self._model, value.facts, value.contexts) for value in values]
         if self._scope == "prompt":
-            return []
-        return [row for fact in value.facts for row in elsewhere_rows(self._model, fact, value.contexts)]
+            return own, [[] for _ in values]
+        return own, [
+            [row for fact in value.facts for row in elsewhere_rows(self._model, fact, value.contexts)]
+            for value in values
+        ]
 
     def _entries(
         self, values: Sequence[Value], written: dict[int, Delta], solutions: dict[int, Solution]

@@ -14,7 +14,7 @@ slack on the diagonal of K^T C^-1 K goes back part of the way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -32,7 +32,7 @@ from surgery.products import fast_products
 from surgery.site import Site
 from surgery.tokens import ask_fact, pad
 
-ROWS = 64
+ROWS, GPU_ROWS = 64, 512
 SHORT = 0.25
 """A subject's key elsewhere that is shorter than so much of its mean length in the prompt is left out."""
 STARTS = ("The", "Therefore", "Because", "I", "You")
@@ -99,12 +99,8 @@ def one_key_each(
     if moment is None:
         return torch.stack([own.mean(0) for own in keys])
     names = [own[:0] for own in keys] if near is None else near
-    given = [part.double().cpu() for pair in zip(keys, names, strict=True) for part in pair]
-    white_keys = moment.solve(torch.cat(given)).split([len(part) for part in given])
-    parts = iter(zip(given, white_keys, strict=True))
     made = []
-    for k, white in parts:
-        others, white_others = next(parts)
+    for (k, white), (others, white_others) in zip(_whitened(keys, moment), _whitened(names, moment), strict=True):
         gram = k @ white.T
         if len(others):  # Woodbury's identity once more, for C + N^T N
             cross = white @ others.T
@@ -114,6 +110,15 @@ def one_key_each(
         weights = torch.linalg.solve(gram, torch.ones(len(gram), dtype=torch.float64))
         made.append((weights / weights.sum()) @ k)
     return torch.stack(made).to(keys[0])
+
+
+def _whitened(
+    keys: Sequence[Float[Tensor, "_ d_ff"]], moment: SecondMoment
+) -> Iterator[tuple[Float[Tensor, "_ d_ff"], Float[Tensor, "_ d_ff"]]]:
+    """Keys k of each of several subjects with C^-1 k, in float64 on the CPU; those of all are fetched at once."""
+    sizes = [len(own) for own in keys]
+    joined = torch.cat(list(keys)).cpu().double()
+    return zip(joined.split(sizes), moment.solve(joined).split(sizes), strict=True)
 
 
 def with_elsewhere(
@@ -205,9 +210,9 @@ def read_ends(
     module = model.anatomy.name(site)
     keys = torch.empty(len(rows), model.anatomy.d_ff, device=model.device)
     states = None if upto is None else torch.empty(len(rows), model.anatomy.d_model, device=model.device)
-    for part in by_length(rows, ROWS):
+    for part in by_length(rows, GPU_ROWS if model.device.type == "cuda" else ROWS):
         batch = pad([rows[i] for i in part], device=model.device)
-        each, ends = torch.arange(len(part)), batch.columns([-1] * len(part))
+        each, ends = torch.arange(len(part), device=model.device), batch.columns([-1] * len(part))
         # keys alone need nothing above their own map
         last = model.anatomy.names("state")[upto] if upto is not None else module
         with (

@@ -27,6 +27,7 @@ ITERATED = 1024
 PER_PAIR = 8
 TOLERANCE = 1e-10
 FLOOR = 1e-6
+SOME = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,15 @@ class SecondMoment:
     def solve(self, keys: Float[Tensor, "*n d_ff"]) -> Float[Tensor, "*n d_ff"]:
         """C^-1 k of each key, in float64 on the CPU."""
         k, half = keys.double().cpu(), self._half
-        return k / self.diagonal.double().cpu() - (k @ half.T) @ half
+        return (k / self.diagonal.double().cpu()).sub_((k @ half.T) @ half)
+
+    def sizes(self, keys: Float[Tensor, "n d_ff"]) -> Float[Tensor, " n"]:
+        """k^T C^-1 k of each key, in float64 on the CPU; few keys at a time, since their copies cost more than sums."""
+        d, half, found = self.diagonal.double().cpu(), self._half, []
+        for some in keys.split(SOME):
+            k = some.double().cpu()
+            found.append((k.square() / d).sum(1) - (k @ half.T).square().sum(1))
+        return torch.cat(found)
 
     @cached_property
     def _half(self) -> Float[Tensor, "rank d_ff"]:

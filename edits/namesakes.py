@@ -66,7 +66,7 @@ def scaled_keys(
     if not any(sizes):
         return [torch.empty(0, model.anatomy.d_ff) for _ in groups]
     keys = read_ends(model, [row for rows in groups for row in rows], site)[0].cpu()
-    usual = (keys.double() * moment.solve(keys)).sum(1)
+    usual = moment.sizes(keys)
     return [
         float(weight / each.sum()) ** 0.5 * own if len(own) else own
         for own, each in zip(keys.split(sizes), usual.split(sizes), strict=True)

@@ -12,9 +12,10 @@ A value search reads the same rows again and again; only the shifts change. Two 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -25,6 +26,8 @@ from edits.objectives import Objective
 from edits.spread import adds_as_is
 from surgery.errors import SurgeryError
 from surgery.fact import SLOT, Fact
+from surgery.gpu_queue import sent
+from surgery.grouped import GroupedAttention
 from surgery.hooks import Trace, TraceDict, hidden, with_hidden
 from surgery.model import Model
 from surgery.packing import packed_products
@@ -32,11 +35,6 @@ from surgery.products import fast_products
 from surgery.replay_rows import RowReplay
 from surgery.site import Site
 from surgery.tokens import Batch, align, ask_fact, encode, in_context, pad
-
-CPU_TOKENS = 512
-"""More tokens at once make products no faster on a processor, and facts of fewer lengths waste fewer of them."""
-GPU_WORK = 2**22
-"""Of a GPU the same is true from so many numbers a state on: a thousand tokens of a model 4096 wide."""
 
 
 class Rows:
@@ -144,13 +142,18 @@ class _Picked:
 
     def owners(self, device: torch.device) -> Int[Tensor, " rows"]:
         """The group of each row."""
-        return torch.tensor([i for i, rows in enumerate(self.groups) for _ in rows.ids], device=device)
+        return sent([i for i, rows in enumerate(self.groups) for _ in rows.ids], device)
+
+    def rows_of(self, groups: Sequence[int]) -> list[int]:
+        """The rows of some of the groups."""
+        ends = [0, *accumulate(len(rows.ids) for rows in self.groups)]
+        return [row for i in groups for row in range(ends[i], ends[i + 1])]
 
     def places(self, starts: Int[Tensor, " rows"]) -> tuple[Int[Tensor, " picked"], Int[Tensor, " picked"]]:
         """Row and column of every prediction, for rows that begin at the columns `starts`."""
         flat = [picked for rows in self.groups for picked in rows.picked]
-        row = torch.tensor([i for i, picked in enumerate(flat) for _ in picked], device=starts.device)
-        position = torch.tensor([one for picked in flat for one in picked], device=starts.device)
+        row = sent([i for i, picked in enumerate(flat) for _ in picked], starts.device)
+        position = sent([one for picked in flat for one in picked], starts.device)
         return row, position + starts[row]
 
     def readings(self, logits: Sequence[Float[Tensor, "picked vocab"]]) -> list[Reading]:
@@ -215,12 +218,14 @@ class Replayed:
         """With `products` (`packed_above`), many readers share packed weights."""
         self._model, self._site, self._depths = model, site, tuple(depths)
         self._products = products or packed_above(model, site)
+        self._attention = GroupedAttention(model.hf)
         self._module = model.anatomy.name(site)
         self._rows = _Picked(groups)
         ids, subject = self._rows.ids, self._rows.subject
         batch = align(ids, subject, device=model.device)
         self._owners = self._rows.owners(model.device)
-        self._starts = -torch.tensor(subject, device=model.device)
+        self._starts = -sent(subject, model.device)
+        self._places = self._rows.places(self._starts)
         with torch.no_grad(), fast_products(model.device, model.dtype), self._products:
             self._replay = RowReplay(model, batch, max(subject), site.layer)
             # what the edited block gives, where shifts are merely added to it
@@ -229,8 +234,8 @@ class Replayed:
     def __call__(self, shifts: Float[Tensor, "groups d_model"]) -> list[Reading]:
         """By the blocks from the edited one up."""
         states, lens, each = self._replay.states, [], shifts[self._owners]
-        row, column = self._rows.places(self._starts)
-        with self._products:
+        row, column = self._places
+        with self._products, self._attention:
             for layer in self._replay.layers:
                 states = self._shifted(each) if layer == self._site.layer else self._replay.block(layer, states)
                 if layer in self._depths:
@@ -239,9 +244,10 @@ class Replayed:
 
     def keep(self, groups: Sequence[int]) -> None:
         """Go on with these."""
-        rows = (self._owners[:, None] == torch.tensor(list(groups), device=self._owners.device)).any(1).nonzero()[:, 0]
+        rows = sent(self._rows.rows_of(groups), self._model.device)
         self._rows = _Picked([self._rows.groups[i] for i in groups])
         self._owners, self._starts = self._rows.owners(self._model.device), self._starts[rows]
+        self._places = self._rows.places(self._starts)
         self._replay.keep(rows)
         self._unshifted = None if self._unshifted is None else self._unshifted[rows]
 
@@ -260,30 +266,6 @@ def packed_above(model: Model, site: Site) -> AbstractContextManager[Any]:
     """Packed weights of the edited block, those above it and the head (`surgery.packing`)."""
     blocks = [model.hf.get_submodule(name) for name in model.anatomy.names("state")[site.layer :]]
     return packed_products([*blocks, model.hf.get_output_embeddings()])
-
-
-def room_for_tokens(model: Model) -> int:
-    """Tokens that go through the model together: enough to fill it, and no more than fit with what gradients keep."""
-    if model.device.type != "cuda":
-        return CPU_TOKENS
-    a = model.anatomy
-    # what autograd keeps of a block: about ten states and four inner activations a token
-    each = len(a.layers) * (10 * a.d_model + 4 * a.d_ff) * model.dtype.itemsize
-    fits = int(0.6 * torch.cuda.mem_get_info(model.device)[0] / each)
-    return max(CPU_TOKENS, min(fits, GPU_WORK // a.d_model))
-
-
-def in_chunks(groups: Sequence[Rows], room: int) -> Iterator[list[int]]:
-    """Which groups are searched together: of similar length, and as many as make up so many tokens, or one alone."""
-    order = sorted(range(len(groups)), key=lambda i: groups[i].tail)
-    chunk: list[int] = []
-    for i in order:
-        rows = sum(len(groups[j].ids) for j in [*chunk, i])
-        if chunk and rows * groups[i].tail > room:
-            yield chunk
-            chunk = []
-        chunk.append(i)
-    yield chunk
 
 
 def shifted(model: Model, module: str, positions: Int[Tensor, " rows"], shift: Float[Tensor, "*rows d_model"]) -> Trace:

@@ -22,7 +22,7 @@ from torch import Tensor
 from edits.limits import Limits, within
 from edits.method import default_objective
 from edits.objectives import Loss, Objective, described
-from edits.reading import room_for_tokens
+from edits.room import room_for_tokens
 from surgery.edit import Delta, Edit
 from surgery.errors import SurgeryError
 from surgery.fact import SLOT, Fact

@@ -31,10 +31,12 @@ from edits.keys import Scope, by_key, one_key_each, read_subjects
 from edits.namesakes import namesakes, scaled_keys
 from edits.objectives import Loss, Objective, depths_of
 from edits.places import elsewhere_rows
-from edits.reading import FullRuns, Reader, Reading, Replayed, Rows, in_chunks, packed_above, room_for_tokens
+from edits.reading import FullRuns, Reader, Reading, Replayed, Rows, packed_above
+from edits.room import in_chunks
 from edits.statistics import SecondMoment
 from surgery.errors import SurgeryError, check_choice
 from surgery.fact import SLOT, Fact
+from surgery.gpu_queue import Asked, sent
 from surgery.hooks import frozen
 from surgery.model import Model
 from surgery.progress import counter
@@ -159,7 +161,7 @@ def find_values(
     found: dict[int, Value] = {}
     products = packed_above(model, site)
     with frozen(model.hf), counter(len(groups), "values", show=progress and len(groups) > 1) as shown:
-        for chunk in in_chunks(groups, 1 if search.method == "plain" else room_for_tokens(model)):
+        for chunk in in_chunks(model, groups) if search.method == "fast" else [[i] for i in range(len(groups))]:
             read = [groups[i] for i in chunk]
             reader = _reader(model, site, read, depths, search, products)
             wanted = [[objective.loss(model, fact) for fact in rows.facts] for rows in read]
@@ -219,34 +221,39 @@ def _descend(
     losses: list[list[float]] = [[] for _ in groups]
     ended: dict[int, Tensor] = {}
     going = list(range(len(groups)))
+    at = sent(going, unit.device)
     for step in range(search.steps + 1):
-        readings = reader((unit * norms[:, None])[going])
+        readings = reader((unit * norms[:, None])[at])
         asked = torch.stack([_loss(reading, groups[i], wanted[i]) for i, reading in zip(going, readings, strict=True)])
         if not step:
             # the first reading is of the unshifted model
             clean = {i: one.essence.detach() for i, one in enumerate(readings) if one.essence is not None}
         pairs = {n: (clean[i], readings[n].essence) for n, i in enumerate(going) if i in clean}
-        whole = _with_drift(asked, pairs, search.kl) + search.decay * unit[going].square().sum(1)
-        # a GPU is waited for once a step
-        now, said = torch.stack([whole.detach(), asked.detach()]).tolist()
+        whole = _with_drift(asked, pairs, search.kl) + search.decay * unit[at].square().sum(1)
+        told = Asked(torch.stack([whole, asked]))
+        more = step < search.steps
+        # a GPU has the gradient to work at while it is looked who goes on; elsewhere only theirs is worked out
+        gradient = torch.autograd.grad(whole.sum(), unit)[0] if more and unit.is_cuda else None
+        now, said = told.tolist()
         for i, loss in zip(going, now, strict=True):
             losses[i].append(loss)
-        still = [n for n, loss in enumerate(said) if not loss < search.stop and step < search.steps]
-        for n, i in enumerate(going):
-            if n not in still:
-                ended[i] = (unit[i] * norms[i]).detach().clone()
+        still = [n for n, loss in enumerate(said) if not loss < search.stop and more]
+        for n in set(range(len(going))) - set(still):
+            ended[going[n]] = (unit[going[n]] * norms[going[n]]).detach().clone()
         done(len(going) - len(still))
         if not still:
             break
-        whole = whole[still]
-        (gradient,) = torch.autograd.grad(whole.sum(), unit)
-        if not step:
-            _check_reach([groups[going[n]] for n in still], gradient[[going[n] for n in still]], site)
+        if len(still) < len(going):
+            whole = whole[sent(still, unit.device)]
+        if gradient is None:
+            (gradient,) = torch.autograd.grad(whole.sum(), unit)
         if len(still) < len(going):
             reader.keep(still)
             going = [going[n] for n in still]
+            at = sent(going, unit.device)
+        if not step:
+            _check_reach([groups[i] for i in going], gradient[at], site)
         with torch.no_grad():
-            at = torch.tensor(going, device=unit.device)
             descent.step_(unit, at, gradient[at], whole)
             unit *= (search.clamp / unit.norm(dim=1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0)
     return [(ended[i], tuple(losses[i])) for i in range(len(groups))]
@@ -274,7 +281,7 @@ def _with_drift(
         return losses
     clean, moved = (torch.stack(each) for each in zip(*pairs.values(), strict=True))
     kl = (clean.exp() * (clean - moved)).sum(1)
-    return losses.index_add(0, torch.tensor(list(pairs), device=losses.device), weight * kl)
+    return losses.index_add(0, sent(list(pairs), losses.device), weight * kl)
 
 
 def _loss(reading: Reading, rows: Rows, wanted: Sequence[Loss]) -> Float[Tensor, ""]:

@@ -18,22 +18,37 @@ def by_length(rows: Sequence[Sequence[int]], most: int, *, runs: int = 1) -> lis
     return in_batches([len(row) for row in rows], [1] * len(rows), most, runs=runs)
 
 
-def in_batches(widths: Sequence[int], counts: Sequence[int], most: int, *, runs: int = 1) -> list[list[int]]:
+def in_batches(
+    widths: Sequence[int],
+    counts: Sequence[int],
+    most: int | None = None,
+    *,
+    tokens: int | None = None,
+    runs: int = 1,
+    run: int = RUN,
+    least: int = 0,
+) -> list[list[int]]:
     """Which groups of rows to pad together: in order of their widths, cut where it costs the fewest tokens.
 
     Args:
         widths: of each group's longest row.
         counts: how many rows each has.
         most: rows of a batch, unless one group has more.
+        tokens: of a batch, padding included, unless one group has more.
         runs: of the model for each batch; a continuation takes one for each of its tokens.
+        run: what one costs besides its tokens, in tokens.
+        least: what a batch costs at least, in tokens.
     """
     order = sorted(range(len(widths)), key=lambda i: widths[i])
     best, cuts = [0], [0]
     for stop in range(1, len(order) + 1):
-        tried, rows, start = [], 0, stop - 1
-        while (start >= 0 and (rows := rows + counts[order[start]]) <= most) or start == stop - 1:
-            tried.append((best[start] + runs * RUN + rows * widths[order[stop - 1]], start))
-            start -= 1
+        tried, rows, width = [], 0, widths[order[stop - 1]]
+        for start in range(stop - 1, -1, -1):
+            rows += counts[order[start]]
+            full = (most is not None and rows > most) or (tokens is not None and rows * width > tokens)
+            if full and start < stop - 1:
+                break
+            tried.append((best[start] + runs * run + max(rows * width, least), start))
         cost, cut = min(tried)
         best.append(cost)
         cuts.append(cut)

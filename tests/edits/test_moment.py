@@ -48,6 +48,15 @@ def test_extreme_eigenvalues_are_those_of_the_dense_matrix(wide: torch.Tensor) -
     assert small.extremes() == pytest.approx((0.5, 3.0))
 
 
+@pytest.mark.parametrize("count", [0, 1, 300])
+def test_sizes_of_keys_are_those_by_the_dense_inverse(wide: torch.Tensor, count: int) -> None:
+    moment = SecondMoment.of(wide, 16)
+    keys = torch.randn(count, WIDE, generator=torch.Generator().manual_seed(2))
+    inverse = torch.linalg.inv(moment.dense())
+    torch.testing.assert_close(moment.sizes(keys), torch.einsum("ni,ij,nj->n", keys.double(), inverse, keys.double()))
+    torch.testing.assert_close(moment.solve(keys), keys.double() @ inverse)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
 def test_keys_that_are_not_finite_or_all_zero_are_refused(value: float) -> None:
     with pytest.raises(SurgeryError, match="not finite or all zero; load the model with dtype='float32'"):
