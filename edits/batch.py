@@ -35,9 +35,10 @@ from surgery.model import Model
 from surgery.predict import rate
 from surgery.site import Site
 
-_Rows = tuple[list[list[tuple[int, ...]]], list[list[tuple[int, ...]]]]
 PILOTS = 8
 """Values whose mean length later ones are measured by: one alone may be an odd one."""
+_Texts = tuple[list[list[tuple[int, ...]]], list[list[tuple[int, ...]]]]
+"""Token ids of each value's texts: its facts in their contexts, and its subject elsewhere."""
 
 
 class Batches:
@@ -154,10 +155,10 @@ class Batches:
         written, solutions, keys = dict(self.deltas), {}, {}
         wanted: Tensor | None = None
         names = namesakes(self._model, [value.facts for value in values]) if self.names else [()] * len(values)
-        rows = self._rows(values) if len(self.sites) > 1 else None
+        texts = self._texts(values) if len(self.sites) > 1 else None
         for i, site in enumerate(self.sites):
             near = scaled_keys(self._model, names, site, self._spaces[site.layer].moment, self.names)
-            keys[site.layer], states = self._read(values, rows, site, near)
+            keys[site.layer], states = self._read(values, texts, site, near)
             missing = torch.stack([value.shift for value in values])
             if states is not None:
                 wanted = states + missing if wanted is None else wanted
@@ -192,16 +193,16 @@ class Batches:
         return self._solver.beside(space, keys.cpu(), WEIGHT)
 
     def _read(
-        self, values: Sequence[Value], rows: _Rows | None, site: Site, near: Sequence[Float[Tensor, "_ d_ff"]]
+        self, values: Sequence[Value], texts: _Texts | None, site: Site, near: Sequence[Float[Tensor, "_ d_ff"]]
     ) -> tuple[Float[Tensor, "values d_ff"], Float[Tensor, "values d_model"] | None]:
-        """Keys of the values at a site, and mean states above the highest one over contexts, where there are rows."""
-        if rows is None:
+        """Keys of the values at a site, and mean states above the highest one over contexts, where there are texts."""
+        if texts is None:
             return torch.stack([value.key for value in values]), None
-        keys, states = read_subjects(self._model, *rows, site, self.sites[-1].layer)
+        keys, states = read_subjects(self._model, *texts, site, self.sites[-1].layer)
         assert states is not None
         return one_key_each(keys, self.moment(site), near=near), torch.stack([part.mean(0) for part in states])
 
-    def _rows(self, values: Sequence[Value]) -> _Rows:
+    def _texts(self, values: Sequence[Value]) -> _Texts:
         """What is read of each value at every site: its facts in their contexts, and its subject elsewhere."""
         own = [subject_rows(self._model, value.facts, value.contexts) for value in values]
         if self._scope == "prompt":

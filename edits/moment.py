@@ -28,6 +28,7 @@ PER_PAIR = 8
 TOLERANCE = 1e-10
 FLOOR = 1e-6
 SOME = 128
+"""Keys whose copies in float64 stay in the caches."""
 
 
 @dataclass(frozen=True, eq=False)

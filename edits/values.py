@@ -230,8 +230,7 @@ def _descend(
             clean = {i: one.essence.detach() for i, one in enumerate(readings) if one.essence is not None}
         pairs = {n: (clean[i], readings[n].essence) for n, i in enumerate(going) if i in clean}
         whole = _with_drift(asked, pairs, search.kl) + search.decay * unit[at].square().sum(1)
-        told = Asked(torch.stack([whole, asked]))
-        more = step < search.steps
+        told, more = Asked(torch.stack([whole, asked])), step < search.steps
         # a GPU has the gradient to work at while it is looked who goes on; elsewhere only theirs is worked out
         gradient = torch.autograd.grad(whole.sum(), unit)[0] if more and unit.is_cuda else None
         now, said = told.tolist()
@@ -243,10 +242,9 @@ def _descend(
         done(len(going) - len(still))
         if not still:
             break
-        if len(still) < len(going):
-            whole = whole[sent(still, unit.device)]
+        kept = whole[sent(still, unit.device)]
         if gradient is None:
-            (gradient,) = torch.autograd.grad(whole.sum(), unit)
+            (gradient,) = torch.autograd.grad(kept.sum(), unit)
         if len(still) < len(going):
             reader.keep(still)
             going = [going[n] for n in still]
@@ -254,7 +252,7 @@ def _descend(
         if not step:
             _check_reach([groups[i] for i in going], gradient[at], site)
         with torch.no_grad():
-            descent.step_(unit, at, gradient[at], whole)
+            descent.step_(unit, at, gradient[at], kept)
             unit *= (search.clamp / unit.norm(dim=1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0)
     return [(ended[i], tuple(losses[i])) for i in range(len(groups))]
 
