@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -112,7 +112,13 @@ class Reading:
 
 @runtime_checkable
 class Reader(Protocol):
-    """Reads the rows of several groups, each with its own shift."""
+    """Reads the rows of several groups, each with its own shift.
+
+    Attributes:
+        stays: whether what it reads stays where it is in memory until `keep`.
+    """
+
+    stays: ClassVar[bool]
 
     def __call__(self, shifts: Float[Tensor, "groups d_model"]) -> list[Reading]:
         """One reading a group that is kept, in their order."""
@@ -171,6 +177,8 @@ class _Picked:
 class FullRuns:
     """Reads rows by runs of the whole model."""
 
+    stays: ClassVar[bool] = False
+
     def __init__(self, model: Model, site: Site, groups: Sequence[Rows], depths: Sequence[int] = ()) -> None:
         self._model, self._module = model, model.anatomy.name(site)
         self._names = [model.anatomy.names("state")[layer] for layer in depths]
@@ -206,6 +214,8 @@ class Replayed:
     Raises:
         CannotReplay: the model's blocks cannot be run one by one.
     """
+
+    stays: ClassVar[bool] = True
 
     def __init__(
         self,

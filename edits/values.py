@@ -17,7 +17,7 @@ The rows are read by replay from the edited block on (`edits.reading`), or by fu
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -28,10 +28,11 @@ from torch import Tensor
 
 from edits.descent import Adam, Steepest
 from edits.keys import Scope, by_key, one_key_each, read_subjects
+from edits.losses import SearchLoss
 from edits.namesakes import namesakes, scaled_keys
 from edits.objectives import Loss, Objective, depths_of
 from edits.places import elsewhere_rows
-from edits.reading import FullRuns, Reader, Reading, Replayed, Rows, packed_above
+from edits.reading import FullRuns, Reader, Replayed, Rows, packed_above
 from edits.room import in_chunks
 from edits.statistics import SecondMoment
 from surgery.errors import SurgeryError, check_choice
@@ -201,7 +202,6 @@ def _reader(
     return FullRuns(model, site, groups, depths)
 
 
-@torch.enable_grad()
 def _descend(
     reader: Reader,
     groups: Sequence[Rows],
@@ -215,45 +215,30 @@ def _descend(
 
     The shifts are sought in units of |v|; groups do not feel each other.
     """
-    norms = old.norm(dim=1)
-    unit = torch.zeros_like(old, requires_grad=True)
-    descent = (Adam if search.rule == "adam" else Steepest)(unit.detach(), search.step)
+    loss = SearchLoss(reader, groups, wanted, old, kl=search.kl, decay=search.decay)
+    descent = (Adam if search.rule == "adam" else Steepest)(loss.unit, search.step)
     losses: list[list[float]] = [[] for _ in groups]
     ended: dict[int, Tensor] = {}
-    going = list(range(len(groups)))
-    at = sent(going, unit.device)
     for step in range(search.steps + 1):
-        readings = reader((unit * norms[:, None])[at])
-        asked = torch.stack([_loss(reading, groups[i], wanted[i]) for i, reading in zip(going, readings, strict=True)])
-        if not step:
-            # the first reading is of the unshifted model
-            clean = {i: one.essence.detach() for i, one in enumerate(readings) if one.essence is not None}
-        pairs = {n: (clean[i], readings[n].essence) for n, i in enumerate(going) if i in clean}
-        whole = _with_drift(asked, pairs, search.kl) + search.decay * unit[at].square().sum(1)
-        told, more = Asked(torch.stack([whole, asked])), step < search.steps
-        # a GPU has the gradient to work at while it is looked who goes on; elsewhere only theirs is worked out
-        gradient = torch.autograd.grad(whole.sum(), unit)[0] if more and unit.is_cuda else None
-        now, said = told.tolist()
-        for i, loss in zip(going, now, strict=True):
-            losses[i].append(loss)
-        still = [n for n, loss in enumerate(said) if not loss < search.stop and more]
-        for n in set(range(len(going))) - set(still):
-            ended[going[n]] = (unit[going[n]] * norms[going[n]]).detach().clone()
-        done(len(going) - len(still))
+        last = step == search.steps
+        found = loss(last=last)
+        now, said = Asked(found).tolist()
+        for i, one in zip(loss.going, now, strict=True):
+            losses[i].append(one)
+        still = [] if last else [n for n, one in enumerate(said) if not one < search.stop]
+        for n in set(range(len(loss.going))) - set(still):
+            i = loss.going[n]
+            ended[i] = loss.unit[i] * loss.norms[i]
+        done(len(loss.going) - len(still))
         if not still:
             break
-        kept = whole[sent(still, unit.device)]
-        if gradient is None:
-            (gradient,) = torch.autograd.grad(kept.sum(), unit)
-        if len(still) < len(going):
-            reader.keep(still)
-            going = [going[n] for n in still]
-            at = sent(going, unit.device)
+        gradient, kept = loss.gradient(still), found[0][sent(still, old.device)]
+        if len(still) < len(loss.going):
+            loss.keep(still)
         if not step:
-            _check_reach([groups[i] for i in going], gradient[at], site)
-        with torch.no_grad():
-            descent.step_(unit, at, gradient[at], kept)
-            unit *= (search.clamp / unit.norm(dim=1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0)
+            _check_reach([groups[i] for i in loss.going], gradient, site)
+        descent.step_(loss.unit, loss.at, gradient, kept)
+        loss.unit *= (search.clamp / loss.unit.norm(dim=1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0)
     return [(ended[i], tuple(losses[i])) for i in range(len(groups))]
 
 
@@ -269,24 +254,3 @@ def _check_reach(groups: Sequence[Rows], gradients: Float[Tensor, "groups d_mode
                 f"what is answered to {rows.facts[0].prompt!r} does not depend on {site} at the subject's last token: "
                 "no later layer looks back at it; choose a lower layer"
             )
-
-
-def _with_drift(
-    losses: Float[Tensor, " groups"], pairs: Mapping[int, tuple[Tensor, Tensor | None]], weight: float
-) -> Float[Tensor, " groups"]:
-    """With the KL from what its essence prompt goes on with unshifted to what it does shifted, where there is one."""
-    if not pairs:
-        return losses
-    clean, moved = (torch.stack(each) for each in zip(*pairs.values(), strict=True))
-    kl = (clean.exp() * (clean - moved)).sum(1)
-    return losses.index_add(0, sent(list(pairs), losses.device), weight * kl)
-
-
-def _loss(reading: Reading, rows: Rows, wanted: Sequence[Loss]) -> Float[Tensor, ""]:
-    """Mean over a group's facts, and over the depths that are read."""
-    each = [
-        loss(depth, ids)
-        for answers, ids, loss in zip(reading.answers, rows.answers, wanted, strict=True)
-        for depth in answers
-    ]
-    return torch.stack(each).mean()

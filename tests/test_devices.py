@@ -21,9 +21,11 @@ from pretend import AWAY, moved, pretended
 from tiny import ARCHITECTURES, VARIANTS, tiny_tokenizer
 
 import locate
-from edits import METHODS, Limits, RankOne, Statistics, ValueSearch, fit_statistics
+from edits import METHODS, Limits, RankOne, Replace, Statistics, ValueSearch, fit_statistics
+from edits.reading import Replayed
+from edits.values import Value, find_values
 from surgery import Edit, Fact, Model, load, verify
-from surgery.site import KINDS
+from surgery.site import KINDS, Site
 from surgery.verification.attacks import attacks_named
 
 CONTEXTS = ("{}", "So it is: {}")
@@ -114,6 +116,30 @@ def test_edits_are_the_same_and_undone_to_the_bit(
     with edit.applied(there):
         assert there.fingerprint != base
     assert there.fingerprint == base
+
+
+def test_a_search_that_is_told_once_finds_what_one_told_anew_does(
+    both: tuple[Model, Model], tiny_fact: Fact, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    facts = [tiny_fact, tiny_fact.replace(subject="The red house"), tiny_fact.replace(subject="Paris")]
+    site = Site.at(1, "mlp")
+
+    def found(model: Model, stop: float) -> list[Value]:
+        search = ValueSearch(steps=7, step=0.05, stop=stop)
+        return list(find_values(model, facts, site, Replace(), CONTEXTS, search))
+
+    every = [one.losses for one in found(both[0], 0.0)]
+    # a line that one of them passes once the steps have been recorded, and not all by the end
+    stop = sorted(losses[4] for losses in every)[0] + 1e-4
+    told_once, here = found(both[1], stop), found(both[0], stop)
+    assert not caplog.text
+    monkeypatch.setattr(Replayed, "stays", False)
+    told_anew = found(both[1], stop)
+    assert len({len(one.losses) for one in here}) > 1
+    for once, anew, wanted in zip(told_once, told_anew, here, strict=True):
+        assert len(once.losses) == len(anew.losses) == len(wanted.losses)
+        torch.testing.assert_close(once.shift, anew.shift, rtol=0, atol=1e-4 * float(anew.shift.norm()))
+        assert (once.shift.cpu() - wanted.shift).norm() < 0.02 * wanted.shift.norm()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,143 @@
+"""What a value search goes by: the loss of several groups' shifts, and where it falls.
+
+1. The rows of all groups that go on are read under their shifts (`edits.reading`).
+2. Each group's loss is the mean of its objective's over facts and depths, plus what the essence prompt has drifted and
+   what the shift weighs (`edits.values`, step 3).
+3. Groups do not feel each other, so that the gradient of the sum is each group's own.
+
+On a GPU, the gradient is ordered before anybody looks at the losses, and all steps that read the same rows are one
+recording (`surgery.gpu_graph`); since another has to be made where fewer rows are read, groups that are done are read
+along until they are half of them. Elsewhere they are left out at once, and only the others' gradients are worked out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from edits.objectives import Loss
+from edits.reading import Reader, Reading, Rows
+from surgery.gpu_graph import Recording
+from surgery.gpu_queue import sent
+
+
+class SearchLoss:
+    """The loss at the shifts `unit`, which whoever descends changes in place.
+
+    Attributes:
+        unit: each group's shift, in units of its value's norm: [groups, d_model].
+        norms: of the values.
+        going: the groups that go on.
+        at: the same, on the device.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        groups: Sequence[Rows],
+        wanted: Sequence[Sequence[Loss]],
+        old: Float[Tensor, "groups d_model"],
+        *,
+        kl: float,
+        decay: float,
+    ) -> None:
+        """From no shift on; `old` are the values, `kl` and `decay` weigh the terms beside the objective."""
+        self.unit = torch.zeros_like(old)
+        self.norms = old.norm(dim=1)
+        self.going = list(range(len(groups)))
+        self.at: Int[Tensor, " going"] = sent(self.going, old.device)
+        self._reader, self._groups, self._wanted, self._kl, self._decay = reader, groups, wanted, kl, decay
+        self._read, self._read_at, self._places = self.going, self.at, self.at
+        self._recording = Recording(old.device)
+        self._ahead = old.is_cuda or self._recording.possible
+        self._clean: Float[Tensor, "essences vocab"] | None = None
+        self._about = sent(self._essences(), old.device)
+        self._gradient: Float[Tensor, "groups d_model"] | None = None
+        self._kept: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, *, last: bool = False) -> Float[Tensor, "2 going"]:
+        """Of each group that goes on, its loss, and the objective's part of it; `last` if no gradient is wanted."""
+        self._gradient = self._kept = None
+        with torch.set_grad_enabled(not last):
+            if last:
+                return self._losses(self.unit)[:, self._places]
+            if self._ahead:
+                order = self._recording if self._reader.stays else _done
+                losses, self._gradient = order(self._with_gradient)
+                return losses[:, self._places]
+            leaf = self.unit.detach().requires_grad_()
+            losses = self._losses(leaf)
+            self._kept = leaf, losses
+            return losses.detach()
+
+    def gradient(self, still: Sequence[int]) -> Float[Tensor, "still d_model"]:
+        """Of those of the groups that go on, by their places among them, at the shifts that were asked for last."""
+        at = self.at[sent(still, self.at.device)]
+        if self._kept is not None:
+            leaf, losses = self._kept
+            (self._gradient,) = torch.autograd.grad(losses[0][sent(still, self.at.device)].sum(), leaf)
+        assert self._gradient is not None, "the last losses have no gradient"
+        return self._gradient[at]
+
+    def keep(self, still: Sequence[int]) -> None:
+        """Go on with these only, by their places among those that went on."""
+        self._gradient = self._kept = None
+        self.going = [self.going[n] for n in still]
+        self.at = sent(self.going, self.at.device)
+        if not (self._recording.possible and self._reader.stays and 2 * len(self.going) > len(self._read)):
+            self._leave_out()
+        place = {i: n for n, i in enumerate(self._read)}
+        self._places = sent([place[i] for i in self.going], self.at.device)
+
+    def _leave_out(self) -> None:
+        """Read no groups but those that go on."""
+        self._recording.forget()
+        kept = set(self.going)
+        if self._clean is not None:
+            here = [n for n, place in enumerate(self._essences()) if self._read[place] in kept]
+            self._clean = self._clean[sent(here, self.at.device)]
+        self._reader.keep([n for n, i in enumerate(self._read) if i in kept])
+        self._read, self._read_at = self.going, self.at
+        self._about = sent(self._essences(), self.at.device)
+
+    def _essences(self) -> list[int]:
+        """Places, among those that are read, of groups with an essence prompt."""
+        return [n for n, i in enumerate(self._read) if self._groups[i].essence]
+
+    def _with_gradient(self) -> tuple[Tensor, ...]:
+        # a leaf of its own each time: one that lived on would be tied to the stream it was first used in
+        leaf = self.unit.detach().requires_grad_()
+        losses = self._losses(leaf)
+        (gradient,) = torch.autograd.grad(losses[0].sum(), leaf)
+        return losses.detach(), gradient
+
+    def _losses(self, unit: Float[Tensor, "groups d_model"]) -> Float[Tensor, "2 read"]:
+        readings = self._reader((unit * self.norms[:, None])[self._read_at])
+        each = zip(self._read, readings, strict=True)
+        asked = torch.stack([_mean_loss(one, self._groups[i], self._wanted[i]) for i, one in each])
+        essences = [one.essence for one in readings if one.essence is not None]
+        whole = asked
+        if essences:
+            moved = torch.stack(essences)
+            if self._clean is None:
+                self._clean = moved.detach()  # the first reading is of the unshifted model
+            kl = (self._clean.exp() * (self._clean - moved)).sum(1)
+            whole = asked.index_add(0, self._about, self._kl * kl)
+        return torch.stack([whole + self._decay * unit[self._read_at].square().sum(1), asked])
+
+
+def _done(calculate: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    return calculate()
+
+
+def _mean_loss(reading: Reading, rows: Rows, wanted: Sequence[Loss]) -> Float[Tensor, ""]:
+    """Over a group's facts, and over the depths that are read."""
+    each = [
+        loss(depth, ids)
+        for answers, ids, loss in zip(reading.answers, rows.answers, wanted, strict=True)
+        for depth in answers
+    ]
+    return torch.stack(each).mean()
