@@ -43,6 +43,8 @@ TEXTS = [f"One wide{'r' * (i % 5)} street {i} leads from old tower {i % 7} to th
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 EVERY = {**ARCHITECTURES, **VARIANTS}
 TOYS = ("llama",)
+WAITS = ("FalconForCausalLM", "GPTNeoForCausalLM")
+"""Whose attention makes a number on the processor and sends it to the GPU."""
 TRIED = (
     "paraphrases",
     "logit lens",
@@ -132,7 +134,8 @@ def test_a_search_that_is_told_once_finds_what_one_told_anew_does(
     # a line that one of them passes once the steps have been recorded, and not all by the end
     stop = sorted(losses[4] for losses in every)[0] + 1e-4
     told_once, here = found(both[1], stop), found(both[0], stop)
-    assert not caplog.text
+    waits = both[1].device.type == "cuda" and both[1].anatomy.architecture in WAITS
+    assert ("ordered anew" in caplog.text) == waits
     monkeypatch.setattr(Replayed, "stays", False)
     told_anew = found(both[1], stop)
     assert len({len(one.losses) for one in here}) > 1
