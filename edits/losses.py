@@ -5,14 +5,15 @@
    what the shift weighs (`edits.values`, step 3).
 3. Groups do not feel each other, so that the gradient of the sum is each group's own.
 
-On a GPU, the gradient is ordered before anybody looks at the losses, and all steps that read the same rows are one
-recording (`surgery.gpu_graph`); since another has to be made where fewer rows are read, groups that are done are read
-along until they are half of them. Elsewhere they are left out at once, and only the others' gradients are worked out.
+On a GPU, the gradient is ordered before anybody looks at the losses. Few rows are done sooner than they are ordered, so
+all steps that read the same ones are a recording (`surgery.gpu_graph`); since another has to be made for fewer, groups
+that are done are read along there until they are half of them. Elsewhere they are left out at once, and on a processor
+only the others' gradients are worked out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from edits.objectives import Loss
 from edits.reading import Reader, Reading, Rows
+from edits.room import GPU_LEAST
 from surgery.gpu_graph import Recording
 from surgery.gpu_queue import sent
 
@@ -52,7 +54,6 @@ class SearchLoss:
         self._reader, self._groups, self._wanted, self._kl, self._decay = reader, groups, wanted, kl, decay
         self._read, self._read_at, self._places = self.going, self.at, self.at
         self._recording = Recording(old.device)
-        self._ahead = old.is_cuda or self._recording.possible
         self._clean: Float[Tensor, "essences vocab"] | None = None
         self._about = sent(self._essences(), old.device)
         self._gradient: Float[Tensor, "groups d_model"] | None = None
@@ -64,9 +65,8 @@ class SearchLoss:
         with torch.set_grad_enabled(not last):
             if last:
                 return self._losses(self.unit)[:, self._places]
-            if self._ahead:
-                order = self._recording if self._reader.stays else _done
-                losses, self._gradient = order(self._with_gradient)
+            if self._light or self.unit.is_cuda:
+                losses, self._gradient = self._recording(self._with_gradient) if self._light else self._with_gradient()
                 return losses[:, self._places]
             leaf = self.unit.detach().requires_grad_()
             losses = self._losses(leaf)
@@ -87,10 +87,15 @@ class SearchLoss:
         self._gradient = self._kept = None
         self.going = [self.going[n] for n in still]
         self.at = sent(self.going, self.at.device)
-        if not (self._recording.possible and self._reader.stays and 2 * len(self.going) > len(self._read)):
+        if not self._light or 2 * len(self.going) <= len(self._read):
             self._leave_out()
         place = {i: n for n, i in enumerate(self._read)}
         self._places = sent([place[i] for i in self.going], self.at.device)
+
+    @property
+    def _light(self) -> bool:
+        """Whether there is a GPU that is done with a reading sooner than it is told of it, and can be told once."""
+        return self._recording.possible and 0 < self._reader.lasting * self.unit.shape[1] < GPU_LEAST
 
     def _leave_out(self) -> None:
         """Read no groups but those that go on."""
@@ -127,10 +132,6 @@ class SearchLoss:
             kl = (self._clean.exp() * (self._clean - moved)).sum(1)
             whole = asked.index_add(0, self._about, self._kl * kl)
         return torch.stack([whole + self._decay * unit[self._read_at].square().sum(1), asked])
-
-
-def _done(calculate: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    return calculate()
 
 
 def _mean_loss(reading: Reading, rows: Rows, wanted: Sequence[Loss]) -> Float[Tensor, ""]:

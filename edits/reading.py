@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -112,13 +112,12 @@ class Reading:
 
 @runtime_checkable
 class Reader(Protocol):
-    """Reads the rows of several groups, each with its own shift.
+    """Reads the rows of several groups, each with its own shift."""
 
-    Attributes:
-        stays: whether what it reads stays where it is in memory until `keep`.
-    """
-
-    stays: ClassVar[bool]
+    @property
+    def lasting(self) -> int:
+        """Tokens that are read from the same place in memory each time, until `keep`; 0 where they are copied anew."""
+        ...
 
     def __call__(self, shifts: Float[Tensor, "groups d_model"]) -> list[Reading]:
         """One reading a group that is kept, in their order."""
@@ -177,7 +176,8 @@ class _Picked:
 class FullRuns:
     """Reads rows by runs of the whole model."""
 
-    stays: ClassVar[bool] = False
+    lasting = 0
+    """A batch goes through the whole model, which makes its own masks."""
 
     def __init__(self, model: Model, site: Site, groups: Sequence[Rows], depths: Sequence[int] = ()) -> None:
         self._model, self._module = model, model.anatomy.name(site)
@@ -215,8 +215,6 @@ class Replayed:
         CannotReplay: the model's blocks cannot be run one by one.
     """
 
-    stays: ClassVar[bool] = True
-
     def __init__(
         self,
         model: Model,
@@ -240,6 +238,12 @@ class Replayed:
             self._replay = RowReplay(model, batch, max(subject), site.layer)
             # what the edited block gives, where shifts are merely added to it
             self._unshifted = self._replay.block(site.layer, self._replay.states) if adds_as_is(model, site) else None
+
+    @property
+    def lasting(self) -> int:
+        """All of them."""
+        rows, live, _ = self._replay.states.shape
+        return rows * live
 
     def __call__(self, shifts: Float[Tensor, "groups d_model"]) -> list[Reading]:
         """By the blocks from the edited one up."""

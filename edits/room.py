@@ -12,9 +12,9 @@ from surgery.model import Model
 
 CPU_TOKENS = 512
 """More tokens at once make products no faster on a processor, and facts of fewer lengths waste fewer of them."""
-GPU_WORK, GPU_LEAST = 2**24, 2**21
-"""Of a GPU, numbers a state that go together at most; and at least, for it to be busy as long as it takes to start
-them. Of a model 4096 wide: 4096 and 512 tokens."""
+GPU_WORK, GPU_LEAST = 2**24, 2**23
+"""Of a GPU, numbers a state that go together at most; and at least, for it to be busy as long as it takes to be told of
+them. Of a model 4096 wide: 4096 and 2048 tokens."""
 
 
 def room_for_tokens(model: Model) -> int:
