@@ -34,7 +34,7 @@ class Recording:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.possible, self._done = device.type == "cuda", False
+        self.possible, self._device, self._done = device.type == "cuda", device, False
         self._graph: torch.cuda.CUDAGraph | None = None
         self._results: tuple[Tensor, ...] = ()
 
@@ -46,13 +46,14 @@ class Recording:
         """
         if not self.possible:
             return calculate()
-        if not self._done:
-            self._done = True
-            return self._watched(calculate)
-        if self._graph is None:
-            self._graph, self._results = _recorded(calculate)
-        self._graph.replay()
-        return self._results
+        with torch.cuda.device(self._device):
+            if not self._done:
+                self._done = True
+                return self._watched(calculate)
+            if self._graph is None:
+                self._graph, self._results = _recorded(calculate)
+            self._graph.replay()
+            return self._results
 
     def forget(self) -> None:
         """Another calculation comes; the memory of this one is free."""
