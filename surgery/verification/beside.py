@@ -3,7 +3,7 @@
 1. quick: side effects on the light axes (`effects`).
 2. standard: all axes; what is said when asked as users ask (`generation`); no edit, and the wish in the context instead
    (`comparison`); of a rewrite CounterFact's scores (`classic`); of a removal how deep it goes (`depth`), for the first
-   facts; what quantising leaves of the change (`quantisation`).
+   facts, in unseen words; what quantising leaves of the change (`quantisation`).
 3. full: the same, and of longer texts the fluency and, of a rewrite, the consistency (`classic`): the words they share
    with what the base model says of neighbours that have the new answer.
 4. Whatever the profile, where they are asked for: tasks of lm-evaluation-harness (`harness`).
@@ -30,7 +30,7 @@ from surgery.verification.baseline import Baseline, Controls
 from surgery.verification.classic import Classic, consistency, fluency, score
 from surgery.verification.comparison import Comparison, compared
 from surgery.verification.costs import Meter
-from surgery.verification.depth import Depth, removal_depth
+from surgery.verification.depth import Depth, depths
 from surgery.verification.drift import Drift
 from surgery.verification.effect import Effects
 from surgery.verification.effects import effects
@@ -269,15 +269,7 @@ def _consistency(asked: Asked) -> dict[str, Interval]:
 
 def _depths(asked: Asked) -> dict[int, Depth]:
     assert asked.edit is not None
-    found, nothing = {}, []
-    for i, fact in enumerate(asked.facts[:DEEP]):
-        try:
-            found[i] = removal_depth(asked.model, asked.edit, fact, controls=asked.controls)
-        except NothingToTry as error:
-            nothing.append(error)
-    if nothing and not found:
-        raise nothing[0]
-    return found
+    return depths(asked.model, asked.edit, asked.facts[:DEEP], baseline=asked.baseline, controls=asked.controls)
 
 
 def _bins(asked: Asked) -> tuple[ChangedBins, ...]:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,10 @@ from surgery.hooks import TraceDict, hidden, with_hidden
 from surgery.model import Model
 from surgery.products import fast_products
 from surgery.tokens import Question, ask, pad
-from surgery.verification.baseline import Controls
-from surgery.verification.controls import never_known
+from surgery.verification.baseline import Baseline, Controls
+from surgery.verification.controls import never_known, with_subject
 from surgery.verification.shared import inputs_after
+from surgery.verification.unseen import in_unseen_words, prompts_seen
 
 ROWS = 256
 LEAST = 0.05
@@ -50,6 +52,7 @@ class Depth:
 
     Attributes:
         fact: its name.
+        prompt: what was asked.
         layers: the layers, in words.
         drops: d_l, by patching the edited model's states into the base model.
         reference: r_l, by patching those of a model that never knew the fact, or what stands for it.
@@ -60,6 +63,7 @@ class Depth:
     """
 
     fact: str
+    prompt: str
     layers: tuple[str, ...]
     drops: Float[np.ndarray, " layers"]
     reference: Float[np.ndarray, " layers"]
@@ -93,12 +97,12 @@ class Depth:
     def told(self) -> str:
         """In words."""
         if np.isnan(self.score):
-            return (
-                f"no layer can tell: the reference loses at most {self.reference.max():.3f} nats; {self.reference_is}"
-            )
-        gone = f"{self.score:.0%} erased over {int((self.reference > LEAST).sum())} of {len(self.layers)} layers"
-        most = int(self.drops.argmax())
-        return f"{gone}; most missing after {self.layers[most]}, {self.drops[most]:.2f} nats; {self.reference_is}"
+            gone = f"no layer can tell: the reference loses at most {self.reference.max():.3f} nats"
+        else:
+            most = int(self.drops.argmax())
+            gone = f"{self.score:.0%} erased over {int((self.reference > LEAST).sum())} of {len(self.layers)} layers; "
+            gone += f"most missing after {self.layers[most]}, {self.drops[most]:.2f} nats"
+        return f"asked {self.prompt!r}: {gone}; {self.reference_is}"
 
     def as_record(self) -> dict[str, Any]:
         """Everything and the score, as JSON values."""
@@ -148,6 +152,7 @@ def removal_depth(
     drops = (base - _log_probs(model, question, torch.stack(sources)).mean(-1)).numpy()
     return Depth(
         fact=fact.label,
+        prompt=fact.prompt,
         layers=tuple(f"layer {layer}" for layer in range(len(own))),
         drops=drops[0],
         reference=drops[1:].mean(0),
@@ -156,6 +161,38 @@ def removal_depth(
         base=base,
         edited=float(edited.mean()),
     )
+
+
+def depths(
+    model: Model, edit: Edit, facts: Sequence[Fact], *, baseline: Baseline, controls: Controls = never_known
+) -> dict[int, Depth]:
+    """How deep the removal of each fact goes that can be tried, asked in words the edit has not seen (`unseen`).
+
+    Args:
+        model: the base model, which knows the facts; it is the same afterwards.
+        edit: the edit to judge.
+        facts: what it should have removed.
+        baseline: what the base model answers; it tells in which unseen words a fact is known best.
+        controls: gives each fact those that are invented; their names stand in its other words as well.
+
+    Raises:
+        NothingToTry: none of them can be tried.
+    """
+    found: dict[int, Depth] = {}
+    nothing, seen = [], prompts_seen(edit, facts)
+
+    def renamed(model: Model, other: Fact, own: Fact) -> list[Fact]:
+        return [with_subject(other, one.subject) for one in controls(model, own)]
+
+    for i, fact in enumerate(facts):
+        other = in_unseen_words(baseline, fact, seen)
+        try:
+            found[i] = removal_depth(model, edit, other, controls=partial(renamed, own=fact))
+        except NothingToTry as error:
+            nothing.append(error)
+    if nothing and not found:
+        raise nothing[0]
+    return found
 
 
 def _strangers(model: Model, fact: Fact, question: Question, controls: Controls) -> list[Question]:

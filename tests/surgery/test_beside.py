@@ -128,12 +128,12 @@ def test_what_cannot_be_measured_is_left_out_with_its_reason(toy: Toy) -> None:
     assert reasons <= set(report.not_tested)
 
 
-@pytest.mark.parametrize("part", ["removal_depth", "changed_bins"])
+@pytest.mark.parametrize("part", ["depth.removal_depth", "beside.changed_bins"])
 def test_any_other_error_is_not_taken_for_a_reason(toy: Toy, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> None:
         raise SurgeryError("something else")
 
-    monkeypatch.setattr(f"surgery.verification.beside.{part}", fails)
+    monkeypatch.setattr(f"surgery.verification.{part}", fails)
     with pytest.raises(SurgeryError, match="something else"):
         judged(toy, toy[1][:1], profile="standard")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,10 +14,12 @@ from by_hand import Toy, edit_of, toy_edit
 from torch import nn
 
 from surgery import Delta, Edit, Fact, Model, SurgeryError, WrongWeights, rate
+from surgery.errors import NothingToTry
 from surgery.hooks import hidden, with_hidden
 from surgery.tokens import ask, pad
+from surgery.verification.baseline import Baseline
 from surgery.verification.controls import with_subject
-from surgery.verification.depth import Depth, removal_depth
+from surgery.verification.depth import Depth, depths, removal_depth
 from surgery.verification.figures import plot_depth
 
 
@@ -100,6 +103,27 @@ def test_an_edit_that_changes_nothing_erases_nothing(toy: Toy) -> None:
     assert depth.reference.max() > 1
 
 
+def test_facts_are_asked_in_words_the_edit_has_not_seen(toy: Toy) -> None:
+    """The likeliest held-out paraphrase, with the same invented names; the prompt where there is no other."""
+    model, (first, second, *_) = toy
+    edit = dataclasses.replace(toy_edit(toy, size=8.0), prompts=(first.prompt, second.prompt))
+    bare = second.replace(paraphrases=())
+    baseline = Baseline(model)
+    found = depths(model, edit, [first, bare], baseline=baseline, controls=strangers)
+    best = max(first.paraphrases, key=lambda text: baseline.rate([(text, first.target)])[0].probability)
+    assert [one.prompt for one in found.values()] == [best, bare.prompt]
+    other = first.replace(template=best.replace(first.subject, "{}"), paraphrases=())
+    alone = removal_depth(model, edit, other, controls=strangers)
+    np.testing.assert_allclose(found[0].drops, alone.drops, atol=1e-6)
+    np.testing.assert_allclose(found[0].reference, alone.reference, atol=1e-6)
+    unseen = dataclasses.replace(edit, prompts=())
+    assert depths(model, unseen, [first], baseline=baseline, controls=strangers)[0].prompt == first.prompt
+    nobody = Fact(subject="", template="The summer was a", target="long")
+    assert list(depths(model, edit, [nobody, bare], baseline=baseline, controls=strangers)) == [1]
+    with pytest.raises(NothingToTry, match="no subject that an invented one could replace"):
+        depths(model, edit, [nobody], baseline=baseline, controls=strangers)
+
+
 def test_planted_facts_have_a_true_reference(toy: Toy) -> None:
     """An edit stands for planting: without it the model is the one that never knew."""
     model, facts = toy
@@ -119,18 +143,18 @@ def test_planted_facts_have_a_true_reference(toy: Toy) -> None:
 def test_the_score_by_hand() -> None:
     def depth(drops: Sequence[float], reference: Sequence[float], layers: int | None = None) -> Depth:
         names = tuple(f"layer {i}" for i in range(len(reference) if layers is None else layers))
-        return Depth("f", names, np.array(drops), np.array(reference), "given", False, -0.1, -3.0)
+        return Depth("f", "asked so", names, np.array(drops), np.array(reference), "given", False, -0.1, -3.0)
 
     one = depth([0.2, 1.0, -0.5, 3.0], [0.04, 2.0, 1.0, 2.0])
     np.testing.assert_allclose(one.ratios, [np.nan, 0.5, 0.0, 1.0])
     assert one.score == pytest.approx((0.5 * 2 + 0 * 1 + 1 * 2) / 5)
-    assert one.told == "60% erased over 3 of 4 layers; most missing after layer 3, 3.00 nats; given"
+    assert one.told == "asked 'asked so': 60% erased over 3 of 4 layers; most missing after layer 3, 3.00 nats; given"
     assert one.as_record()["score"] == pytest.approx(0.6)
     assert one.as_record()["drops"] == [0.2, 1.0, -0.5, 3.0]
     none = depth([1.0], [0.01])
     assert math.isnan(none.score)
     assert none.as_record()["score"] is None
-    assert none.told == "no layer can tell: the reference loses at most 0.010 nats; given"
+    assert none.told == "asked 'asked so': no layer can tell: the reference loses at most 0.010 nats; given"
     with pytest.raises(SurgeryError, match="drops of a depth must be one finite number for each of 2 layers"):
         depth([1.0], [1.0], layers=2)
     with pytest.raises(SurgeryError, match="reference of a depth must be one finite number"):
@@ -140,11 +164,11 @@ def test_the_score_by_hand() -> None:
 def test_the_figure_draws_both_lines() -> None:
     names = tuple(f"layer {i}" for i in range(3))
     reference, drops = np.array([0.0, 1.0, 2.0]), np.array([0.0, 0.5, 2.0])
-    ax = plot_depth(Depth("a $ b", names, drops, reference, "assumed: so", True, -0.1, -2.0))
+    ax = plot_depth(Depth("a $ b", "asked so", names, drops, reference, "assumed: so", True, -0.1, -2.0))
     np.testing.assert_allclose(ax.lines[0].get_ydata(), drops)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["invented subjects (assumed)", "edited"]
     assert ax.get_title() == r"a \$ b: 83% erased"
-    given = plot_depth(Depth("f", names, drops, 0 * reference, "given", False, -0.1, -2.0), ax)
+    given = plot_depth(Depth("f", "asked so", names, drops, 0 * reference, "given", False, -0.1, -2.0), ax)
     assert given is ax
     assert "no layer can tell" in ax.get_title()
 
