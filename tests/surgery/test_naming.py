@@ -73,7 +73,7 @@ def test_a_name_within_another_is_not_the_subject() -> None:
 def test_lessons_may_hold_a_subject_as_a_part_of_other_words(gpt2: Model) -> None:
     inside, word = (Fact(subject=subject, template="{} is", target="one") for subject in ("ing", "The"))
     assert any("ing" in text for text in neutral_texts())
-    every, same, fewer = (UnrelatedRelearning(texts=500).lessons(gpt2, [one])[0] for one in (NIGER, inside, word))
+    every, same, fewer = (UnrelatedRelearning(texts=500).courses(gpt2, [one])[0][0] for one in (NIGER, inside, word))
     assert same == every
     assert len(fewer) < len(every)
 

@@ -41,7 +41,7 @@ def test_the_attack_asks_what_a_plain_loop_trains(
 ) -> None:
     model, facts = toy
     unchanged(model)
-    rows, taught = attack.lessons(model, facts[:2])
+    ((rows, taught),) = attack.courses(model, facts[:2])
     assert taught == [0, 1]
     by_hand = trained_by_hand(model, rows, 3, attack.step)
     found = attack(model, facts[:2])
@@ -100,7 +100,7 @@ def test_an_error_in_between_leaves_nothing(small: Model, unchanged: Callable[[M
 
 
 def texts_of(model: Model, attack: RelatedRelearning | UnrelatedRelearning, facts: Sequence[Fact]) -> list[str]:
-    return [model.tokenizer.decode(row) for row in attack.lessons(model, facts)[0]]
+    return [model.tokenizer.decode(row) for rows, _ in attack.courses(model, facts) for row in rows]
 
 
 def test_related_lessons_are_neighbours_of_other_subjects_and_answers(toy: Toy) -> None:
@@ -109,7 +109,7 @@ def test_related_lessons_are_neighbours_of_other_subjects_and_answers(toy: Toy) 
     control = fact.replace(subject="old day", neighbours=(), paraphrases=())
     texts = texts_of(model, RelatedRelearning(), [fact, control])
     assert texts == [f"{one.prompt} {one.target}" for one in fact.neighbours]
-    assert RelatedRelearning().lessons(model, [fact, control])[1] == [0, 1]
+    assert RelatedRelearning().courses(model, [fact, control])[0][1] == [0, 1]
     assert len(texts_of(model, RelatedRelearning(texts=3), [fact])) == 3
     drawn = {tuple(texts_of(model, RelatedRelearning(texts=3, seed=seed), [fact])) for seed in range(4)}
     assert len(drawn) > 1
@@ -130,11 +130,21 @@ def test_related_lessons_are_neighbours_of_other_subjects_and_answers(toy: Toy) 
     assert texts_of(model, RelatedRelearning(), [asked]) == []
 
 
-def test_facts_of_two_templates_are_taught_together(toy: Toy) -> None:
+def test_each_template_has_a_course_of_its_own(toy: Toy, unchanged: Callable[[Model], None]) -> None:
     model, facts = toy
+    unchanged(model)
     one, other = facts[0], next(fact for fact in facts if fact.template != facts[0].template)
-    both = texts_of(model, RelatedRelearning(), [one, other])
-    assert set(both) >= {f"{near.prompt} {near.target}" for near in other.neighbours if one.subject not in near.prompt}
+    third = other.replace(subject="old day", neighbours=(), paraphrases=())
+    attack = RelatedRelearning(steps=3, step=1e-3)
+    (first, of_first), (second, of_others) = attack.courses(model, [one, other, third])
+    assert (of_first, of_others) == ([0], [1, 2])
+    taught = {model.tokenizer.decode(row) for row in second}
+    assert taught >= {f"{near.prompt} {near.target}" for near in other.neighbours if one.subject not in near.prompt}
+    assert not taught & {model.tokenizer.decode(row) for row in first}
+    together = attack(model, [one, other, third]).scores
+    np.testing.assert_allclose(together[:1], attack(model, [one]).scores, atol=1e-5)
+    by_hand = trained_by_hand(model, second, 3, 1e-3)
+    assert together[2, 0] == pytest.approx(rate(by_hand, [(third.prompt, third.target)])[0].probability, abs=2e-3)
     bare = other.replace(neighbours=())
     found = RelatedRelearning()(model, [one, bare])
     assert not np.isnan(found.scores[0, 0])
@@ -145,28 +155,28 @@ def test_facts_of_two_templates_are_taught_together(toy: Toy) -> None:
 def test_shipped_facts_stand_in_for_neighbours(gpt2: Model) -> None:
     known = example_facts("landmark in city")
     fact = known[0].replace(neighbours=())
-    lessons, taught = RelatedRelearning().lessons(gpt2, [fact])
+    ((lessons, taught),) = RelatedRelearning().courses(gpt2, [fact])
     assert (len(lessons), taught) == (10, [0])
     statements = {ask(gpt2.tokenizer, one.prompt, one.target).ids for one in known[1:] if one.target != fact.target}
     assert set(lessons) <= statements
     # asked in the words of a paraphrase, it is taught in these
     slotted = fact.paraphrases[0].replace(fact.subject, "{}")
-    lessons, _ = RelatedRelearning().lessons(gpt2, [fact.replace(template=slotted, paraphrases=())])
+    ((lessons, _),) = RelatedRelearning().courses(gpt2, [fact.replace(template=slotted, paraphrases=())])
     assert ask(gpt2.tokenizer, slotted.replace("{}", known[-1].subject), known[-1].target).ids in [
         *lessons,
-        *RelatedRelearning(texts=100).lessons(gpt2, [fact.replace(template=slotted, paraphrases=())])[0],
+        *RelatedRelearning(texts=100).courses(gpt2, [fact.replace(template=slotted, paraphrases=())])[0][0],
     ]
 
 
 def test_unrelated_lessons_are_the_shipped_sentences(gpt2: Model) -> None:
     sentences = neutral_texts()
     fact = Fact(subject=sentences[0].split()[1].upper(), template="{} is in", target="Paris")
-    lessons, taught = UnrelatedRelearning(texts=100).lessons(gpt2, [fact])
+    ((lessons, taught),) = UnrelatedRelearning(texts=100).courses(gpt2, [fact])
     named = [text for text in sentences if fact.subject.casefold() in text.casefold()]
     assert 0 < len(named) < len(sentences)
     assert lessons == [encode(gpt2.tokenizer, text).ids for text in sentences if text not in named]
     assert taught == [0]
-    assert len(UnrelatedRelearning().lessons(gpt2, [fact])[0]) == 10
+    assert len(UnrelatedRelearning().courses(gpt2, [fact])[0][0]) == 10
 
 
 @pytest.mark.parametrize("wrong", [{"texts": 0}, {"steps": 0}, {"step": 0.0}])

@@ -3,7 +3,8 @@
 Fine-tuning on loosely related text (https://arxiv.org/abs/2406.13356), or on any text at all
 (https://arxiv.org/abs/2409.18025), brings back much of what was unlearned. Here:
 1. Lessons. Related: true statements about other subjects in the fact's own template, its neighbours and shipped facts
-   of a relation with that template. Unrelated: neutral everyday sentences, which come with the package.
+   of a relation with that template; each template has a course of its own. Unrelated: neutral everyday sentences, which
+   come with the package.
 2. Statements that name a subject the model is attacked for are left out, and those with the answer of a fact of the
    same template too, where others are left: they would teach every subject that answer, and tell nothing.
 3. Five steps of AdamW, 2e-5, no decay, on all parameters of the blocks; L = mean negative log-likelihood of a token of
@@ -42,12 +43,16 @@ from surgery.verification.naming import names, renamed, telling_subjects
 ROWS = 32
 
 
+Course = tuple[list[tuple[int, ...]], list[int]]
+"""Token ids of the texts to train on, and which of the facts are asked then."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Relearning(ABC):
     """Train a little, then ask; what on is the subclass's.
 
     Attributes:
-        texts: how many lessons; of related ones, how many for each template.
+        texts: how many lessons a course has.
         steps: of training.
         step: AdamW's step size.
         seed: which of the lessons are drawn where there are more; training draws nothing.
@@ -70,17 +75,15 @@ class _Relearning(ABC):
 
     def __call__(self, model: Model, facts: Sequence[Fact]) -> Attempt:
         """The answer's probability after each wording, once trained; nan for facts with no lessons."""
-        lessons, taught = self.lessons(model, facts)
         scores = np.full((len(facts), len(WORDINGS)), np.nan)
-        if lessons:
+        for lessons, taught in self.courses(model, facts):
             with trained(model, lessons, steps=self.steps, step=self.step):
-                found = rated(model, facts)
-            scores[taught] = found[taught]
+                scores[taught] = rated(model, [facts[i] for i in taught])
         return Attempt(WORDINGS, scores)
 
     @abstractmethod
-    def lessons(self, model: Model, facts: Sequence[Fact]) -> tuple[list[tuple[int, ...]], list[int]]:
-        """Token ids of the texts to train on, and which of the facts they bear on."""
+    def courses(self, model: Model, facts: Sequence[Fact]) -> list[Course]:
+        """What to train on, each time from the weights as they are; none of them is empty."""
 
     def _drawn(self, texts: Sequence[str]) -> list[str]:
         """So many of the texts, in their order."""
@@ -97,19 +100,19 @@ class RelatedRelearning(_Relearning):
     name: ClassVar[str] = "related relearning"
     about: ClassVar[str] = "five steps of training on other facts of the same relation, then asked again"
 
-    def lessons(self, model: Model, facts: Sequence[Fact]) -> tuple[list[tuple[int, ...]], list[int]]:
-        """Statements about the neighbours of all facts of each template, and about shipped facts of that template."""
-        made: list[tuple[int, ...]] = []
-        taught: list[int] = []
+    def courses(self, model: Model, facts: Sequence[Fact]) -> list[Course]:
+        """One a template: statements about the neighbours of its facts, and about shipped facts of that template."""
+        made: list[Course] = []
         for template in dict.fromkeys(fact.template for fact in facts):
             own = [i for i, fact in enumerate(facts) if fact.template == template]
             pairs = _others(template, facts)
             answers = {facts[i].target.strip() for i in own}
             pairs = [pair for pair in pairs if pair[1].strip() not in answers] or pairs
             texts = {_statement(*pair): pair for pair in pairs}
-            made += [ask(model.tokenizer, *texts[text]).ids for text in self._drawn(list(texts))]
-            taught += own if texts else []
-        return list(dict.fromkeys(made)), taught
+            lessons = [ask(model.tokenizer, *texts[text]).ids for text in self._drawn(list(texts))]
+            if lessons:
+                made.append((lessons, own))
+        return made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,11 +123,12 @@ class UnrelatedRelearning(_Relearning):
     about: ClassVar[str] = "five steps of training on neutral sentences, then asked again"
     profile: ClassVar[Profile] = "full"
 
-    def lessons(self, model: Model, facts: Sequence[Fact]) -> tuple[list[tuple[int, ...]], list[int]]:
-        """Shipped sentences that name no subject of the facts."""
+    def courses(self, model: Model, facts: Sequence[Fact]) -> list[Course]:
+        """Shipped sentences that name no subject of the facts, for all of them."""
         edited = telling_subjects(facts)
         texts = [text for text in neutral_texts() if not _names(text, edited)]
-        return [encode(model.tokenizer, text).ids for text in self._drawn(texts)], list(range(len(facts)))
+        lessons = [encode(model.tokenizer, text).ids for text in self._drawn(texts)]
+        return [(lessons, list(range(len(facts))))] if lessons else []
 
 
 @contextmanager
