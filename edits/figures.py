@@ -59,7 +59,7 @@ def sweep_lines(sweep: Sweep, ax: Axes | None = None) -> Axes:
     handles = ax.get_legend_handles_labels()[0]
     if sweep.trace is not None:
         handles += [_trace_behind(sweep, ax)]
-        note += f"\nright: {sweep.trace.about}, {sweep.trace.facts} facts"
+        note += f"\nright: {sweep.trace.about}, {counted(sweep.trace.facts, 'fact')}"
     ax.set_xlabel(note, fontsize=6.5, linespacing=1.4, parse_math=False)
     ax.legend(handles=handles, fontsize=6, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.27), ncols=3)
     return ax

@@ -276,6 +276,7 @@ class Sweep:
             return [f"trace: largest effect at layer {peak}"]
         correlation, layers = self.correlation()
         return [
-            f"trace: largest effect at layer {peak} ({self.trace.facts} facts); Spearman's correlation with the score "
-            f"over {layers} layers {correlation:+.2f}; it had no say in the recommendation"
+            f"trace: largest effect at layer {peak} ({counted(self.trace.facts, 'fact')}); "
+            f"Spearman's correlation with the score over {layers} layers {correlation:+.2f}; "
+            "it had no say in the recommendation"
         ]

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from locate.trace import Trace
-from surgery.numbers import json_numbers
+from surgery.numbers import counted, json_numbers
 from surgery.site import Kind
 from surgery.tokens import Span
 
@@ -80,8 +80,8 @@ class AverageTrace:
     def told(self) -> list[str]:
         """The findings in a few lines."""
         lines = [
-            f"{len(self.facts)} facts; {len(self.unknown)} the model does not know, {len(self.failed)} not traced; "
-            f"checks hold in {self.sane}",
+            f"{counted(len(self.facts), 'fact')}; {len(self.unknown)} the model does not know, "
+            f"{len(self.failed)} not traced; checks hold in {self.sane}",
             f"{self.settings['metric']}: clean {_within(*self.clean)}, corrupted {_within(*self.corrupted)}",
         ]
         for kind, profile in self.profiles.items():

@@ -15,6 +15,7 @@ from edits.keys import sample_contexts
 from edits.sample import with_new_answers
 from surgery.commands.options import Run
 from surgery.errors import SurgeryError
+from surgery.numbers import counted
 
 APART = 5
 """Facts that are searched alone; how much a replay spares depends on where in the prompt the subject stands."""
@@ -33,7 +34,7 @@ def bench_edit(run: Run, facts: int, published: bool) -> None:
     # the first products of a process are slow for reasons of neither method, and the blocks are looked at but once
     edits.find_values(model, known[:1], site, edits.Replace(), ("{}",), edits.ValueSearch(steps=1))
     record: dict[str, Any] = {"site": site.name, "threads": torch.get_num_threads()}
-    title = f"{site}, values of {len(apart)} facts, each of another relation and searched alone; means"
+    title = f"{site}, values of {counted(len(apart), 'fact')}, each of another relation and searched alone; means"
     table = Table("what", "fast s", "plain s", "times faster", "cosine of the values", title=title)
     settings = {"as default": (4, 8)} | ({"as published": (20, 10)} if published else {})
     for name, (count, length) in settings.items():
@@ -61,7 +62,9 @@ def bench_edit(run: Run, facts: int, published: bool) -> None:
         "mean_steps": sum(steps) / len(steps),
         "mean_loss": sum(one["loss"] for one in edit.log) / len(steps),
     }
-    table.add_row(f"{facts} facts, contexts, keys, values and solve ({edit.method})", f"{seconds:.1f}", "", "", "")
+    table.add_row(
+        f"{counted(facts, 'fact')}, contexts, keys, values and solve ({edit.method})", f"{seconds:.1f}", "", "", ""
+    )
     run.say(table)
     run.say(f"{facts / seconds:.2f} facts a second, {sum(steps) / len(steps):.1f} steps each on average")
     run.result(record)

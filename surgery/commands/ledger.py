@@ -27,6 +27,7 @@ from surgery.commands.options import (
 )
 from surgery.errors import SurgeryError
 from surgery.files import check_writable
+from surgery.numbers import counted
 from surgery.privacy import check_keep
 from surgery.verification.verify import check_profile
 
@@ -140,7 +141,7 @@ def list_(
         run.result({"versions": [one.as_record() for one in history]})
         return
     entries, shown = opened.list(version), opened.version(version)
-    table = Table("entry", "prompt", "answer", "id", "loss", title=escape(f"{folder}, {len(entries)} facts"))
+    table = Table("entry", "prompt", "answer", "id", "loss", title=escape(f"{folder}, {counted(len(entries), 'fact')}"))
     for entry in entries:
         fact = entry.fact
         answer = fact.target + (f" > {fact.new_target}" if fact.new_target else "")
@@ -210,7 +211,7 @@ def export(
     whole = edits.Ledger.open(folder).edit(version)
     made = surgery.redact(whole, keep_facts)  # type: ignore[arg-type]  # checked
     made.save(out)
-    run.say(f"{out}: {out.stat().st_size} bytes, {len(whole.facts)} facts")
+    run.say(f"{out}: {out.stat().st_size} bytes, {counted(len(whole.facts), 'fact')}")
     run.result({"edit": str(out), **made.summary()})
 
 
@@ -226,7 +227,7 @@ def _say(run: Run, opened: edits.Ledger, before: str, version: edits.LedgerVersi
     else:
         found = opened.diff(before, version.hash)
         counts = f"{len(found.added)} added, {len(found.removed)} removed, {len(found.changed)} changed"
-        run.say(f"version {version.hash[:12]}: {counts}, {len(opened.list(version.hash))} facts")
+        run.say(f"version {version.hash[:12]}: {counts}, {counted(len(opened.list(version.hash)), 'fact')}")
 
 
 def _apart(number: float) -> str:

@@ -63,7 +63,7 @@ def test_a_ledger_is_made_with_its_first_facts(
     # where facts are removed, a new answer is left away
     other = ("--ledger", "other", "--objective", "maximum-entropy", "--method", "rank-one", "--layer", "0")
     assert surgery(*arguments, *other) == 0
-    assert "1 added, 0 removed, 0 changed, 1 facts" in capsys.readouterr().out
+    assert "1 added, 0 removed, 0 changed, 1 fact\n" in capsys.readouterr().out
     assert Ledger.open("other").list()[0].fact == three[0].replace(new_target=None)
 
 
@@ -77,7 +77,7 @@ def test_facts_go_in_and_out_and_the_edit_comes_along(
     assert "second" in {one["fact"].get("id") for one in record["facts"]}
     name = next(one["entry"] for one in record["facts"] if one["fact"].get("id") != "second")
     assert surgery("ledger", "remove", "--model", given["model"], *LEDGER, "second", name[:6]) == 0
-    assert "0 added, 2 removed, 0 changed, 1 facts" in capsys.readouterr().out
+    assert "0 added, 2 removed, 0 changed, 1 fact\n" in capsys.readouterr().out
     assert surgery("ledger", "diff", *LEDGER, "--json") == 0
     record, _ = printed(capsys)
     assert (len(record["removed"]), record["before"]) == (2, first.hash)

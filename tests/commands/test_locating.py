@@ -70,7 +70,7 @@ def test_plain_and_fast_traces_agree(given: Folder, surgery: Surgery, capsys: py
 def test_an_average_is_kept_fact_by_fact(given: Folder, surgery: Surgery, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--facts", given["known.jsonl"], "--samples", "2", "--average", "--out", "out"]
     assert surgery("locate", "--model", given["model"], *arguments) == 0
-    assert "1 facts; 0 the model does not know" in capsys.readouterr().out
+    assert "1 fact; 0 the model does not know" in capsys.readouterr().out
     assert {path.name for path in Path("out").glob("average*")} == {
         "average.json", "average-map.png", "average-lines.png"
     }  # fmt: skip
