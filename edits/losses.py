@@ -13,7 +13,7 @@ only the others' gradients are worked out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -56,35 +56,31 @@ class SearchLoss:
         self._recording = Recording(old.device)
         self._clean: Float[Tensor, "essences vocab"] | None = None
         self._about = sent(self._essences(), old.device)
-        self._gradient: Float[Tensor, "groups d_model"] | None = None
-        self._kept: tuple[Tensor, Tensor] | None = None
+        self._gradient: Callable[[Int[Tensor, " still"]], Float[Tensor, "groups d_model"]] | None = None
 
     def __call__(self, *, last: bool = False) -> Float[Tensor, "2 going"]:
         """Of each group that goes on, its loss, and the objective's part of it; `last` if no gradient is wanted."""
-        self._gradient = self._kept = None
+        self._gradient = None
         with torch.set_grad_enabled(not last):
             if last:
                 return self._losses(self.unit)[:, self._places]
             if self._light or self.unit.is_cuda:
-                losses, self._gradient = self._recording(self._with_gradient) if self._light else self._with_gradient()
+                losses, every = self._recording(self._with_gradient) if self._light else self._with_gradient()
+                self._gradient = lambda _: every
                 return losses[:, self._places]
-            leaf = self.unit.detach().requires_grad_()
-            losses = self._losses(leaf)
-            self._kept = leaf, losses
-            return losses.detach()
+            leaf, begun = self._begun()
+            self._gradient = lambda still: torch.autograd.grad(begun[0][still].sum(), leaf)[0]
+            return begun.detach()
 
     def gradient(self, still: Sequence[int]) -> Float[Tensor, "still d_model"]:
         """Of those of the groups that go on, by their places among them, at the shifts that were asked for last."""
-        at = self.at[sent(still, self.at.device)]
-        if self._kept is not None:
-            leaf, losses = self._kept
-            (self._gradient,) = torch.autograd.grad(losses[0][sent(still, self.at.device)].sum(), leaf)
         assert self._gradient is not None, "the last losses have no gradient"
-        return self._gradient[at]
+        places = sent(still, self.at.device)
+        return self._gradient(places)[self.at[places]]
 
     def keep(self, still: Sequence[int]) -> None:
         """Go on with these only, by their places among those that went on."""
-        self._gradient = self._kept = None
+        self._gradient = None
         self.going = [self.going[n] for n in still]
         self.at = sent(self.going, self.at.device)
         if not self._light or 2 * len(self.going) <= len(self._read):
@@ -112,10 +108,14 @@ class SearchLoss:
         """Places, among those that are read, of groups with an essence prompt."""
         return [n for n, i in enumerate(self._read) if self._groups[i].essence]
 
-    def _with_gradient(self) -> tuple[Tensor, ...]:
-        # a leaf of its own each time: one that lived on would be tied to the stream it was first used in
+    def _begun(self) -> tuple[Float[Tensor, "groups d_model"], Float[Tensor, "2 read"]]:
+        """The shifts as a leaf of their own, and the losses there."""
+        # a new one each time: one that lived on would be tied to the GPU's stream it was first used in
         leaf = self.unit.detach().requires_grad_()
-        losses = self._losses(leaf)
+        return leaf, self._losses(leaf)
+
+    def _with_gradient(self) -> tuple[Tensor, ...]:
+        leaf, losses = self._begun()
         (gradient,) = torch.autograd.grad(losses[0].sum(), leaf)
         return losses.detach(), gradient
 

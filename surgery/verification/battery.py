@@ -28,7 +28,7 @@ from surgery.verification.attacks import ATTACKS
 from surgery.verification.attacks.paraphrases import Paraphrases
 from surgery.verification.attacks.wordings import WORDINGS, all_wordings, rated
 from surgery.verification.baseline import Baseline, Controls
-from surgery.verification.controls import with_subject
+from surgery.verification.controls import in_words_of
 from surgery.verification.intervention import Intervention
 from surgery.verification.unseen import held_out, in_unseen_words
 
@@ -168,8 +168,7 @@ def _unseen(
     other = in_unseen_words(base, fact, seen) if matched else fact
     if other == fact:
         return fact, matched
-    renamed = tuple(with_subject(other, one.subject) for one in matched)
-    others = tuple(one for one in renamed if readable(base.model, one))
+    others = tuple(one for one in in_words_of(other, matched) if readable(base.model, one))
     return (other, others) if len(others) >= FEWEST_CONTROLS else (fact, matched)
 
 

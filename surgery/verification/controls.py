@@ -52,6 +52,11 @@ def with_subject(fact: Fact, subject: str) -> Fact:
     return fact.replace(subject=subject, paraphrases=tuple(paraphrases), neighbours=(), id=None)
 
 
+def in_words_of(fact: Fact, others: Sequence[Fact]) -> tuple[Fact, ...]:
+    """The fact asked of the others' subjects: controls that were made for it in other words."""
+    return tuple(with_subject(fact, one.subject) for one in others)
+
+
 def suiting_kind(model: Model, template: str) -> str:
     """The kind of invented name that suits a template best."""
     kinds = invented_names()

@@ -35,7 +35,7 @@ from surgery.model import Model
 from surgery.products import fast_products
 from surgery.tokens import Question, ask, pad
 from surgery.verification.baseline import Baseline, Controls
-from surgery.verification.controls import never_known, with_subject
+from surgery.verification.controls import in_words_of, never_known
 from surgery.verification.shared import inputs_after
 from surgery.verification.unseen import in_unseen_words, prompts_seen
 
@@ -181,13 +181,13 @@ def depths(
     found: dict[int, Depth] = {}
     nothing, seen = [], prompts_seen(edit, facts)
 
-    def renamed(model: Model, other: Fact, own: Fact) -> list[Fact]:
-        return [with_subject(other, one.subject) for one in controls(model, own)]
+    def same_names(model: Model, other: Fact, own: Fact) -> tuple[Fact, ...]:
+        return in_words_of(other, controls(model, own))
 
     for i, fact in enumerate(facts):
         other = in_unseen_words(baseline, fact, seen)
         try:
-            found[i] = removal_depth(model, edit, other, controls=partial(renamed, own=fact))
+            found[i] = removal_depth(model, edit, other, controls=partial(same_names, own=fact))
         except NothingToTry as error:
             nothing.append(error)
     if nothing and not found:
