@@ -7,7 +7,8 @@ A value search reads the same rows again and again; only the shifts change. Two 
 - `Replayed` keeps what the shifts cannot change: all blocks below the edited one, that one too where a trial shows that
   shifts are merely added to what it gives, and all positions before a subject's last token, whose keys and values it
   supplies from one run (`surgery.replay_rows`). The rows of all facts stand with their subjects in one column of one
-  batch, and the vocabulary is asked for only where an answer is predicted.
+  batch, of which mlps see no padding (`surgery.live_only`), and the vocabulary is asked for only where an answer is
+  predicted.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from surgery.fact import SLOT, Fact
 from surgery.gpu_queue import sent
 from surgery.grouped import GroupedAttention
 from surgery.hooks import Trace, TraceDict, hidden, with_hidden
+from surgery.live_only import LiveOnly, mlps
 from surgery.model import Model
 from surgery.packing import packed_products
 from surgery.products import fast_products
@@ -233,6 +235,9 @@ class Replayed:
         batch = align(ids, subject, device=model.device)
         self._owners = self._rows.owners(model.device)
         self._starts = -sent(subject, model.device)
+        lengths = [len(row) - end for row, end in zip(ids, subject, strict=True)]
+        # not the edited one, whose output is looked for where it was
+        self._live = LiveOnly(mlps(model)[site.layer + 1 :], lengths, max(lengths), model.device)
         self._places = self._rows.places(self._starts)
         with torch.no_grad(), fast_products(model.device, model.dtype), self._products:
             self._replay = RowReplay(model, batch, max(subject), site.layer)
@@ -249,7 +254,7 @@ class Replayed:
         """By the blocks from the edited one up."""
         states, lens, each = self._replay.states, [], shifts[self._owners]
         row, column = self._places
-        with self._products, self._attention:
+        with self._products, self._attention, self._live:
             for layer in self._replay.layers:
                 states = self._shifted(each) if layer == self._site.layer else self._replay.block(layer, states)
                 if layer in self._depths:
@@ -258,7 +263,9 @@ class Replayed:
 
     def keep(self, groups: Sequence[int]) -> None:
         """Go on with these."""
-        rows = sent(self._rows.rows_of(groups), self._model.device)
+        kept = self._rows.rows_of(groups)
+        rows = sent(kept, self._model.device)
+        self._live.keep(kept)
         self._rows = _Picked([self._rows.groups[i] for i in groups])
         self._owners, self._starts = self._rows.owners(self._model.device), self._starts[rows]
         self._places = self._rows.places(self._starts)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 RUN = 64
 """Tokens that could be read in the time that a run of the model takes whatever it reads."""
 
@@ -40,18 +42,17 @@ def in_batches(
         least: what a batch costs at least, in tokens.
     """
     order = sorted(range(len(widths)), key=lambda i: widths[i])
-    best, cuts = [0], [0]
+    ahead = np.cumsum([0, *(counts[i] for i in order)])  # rows of all groups before one
+    best, cuts = np.zeros(len(order) + 1, np.int64), [0]
     for stop in range(1, len(order) + 1):
-        tried, rows, width = [], 0, widths[order[stop - 1]]
-        for start in range(stop - 1, -1, -1):
-            rows += counts[order[start]]
-            full = (most is not None and rows > most) or (tokens is not None and rows * width > tokens)
-            if full and start < stop - 1:
-                break
-            tried.append((best[start] + runs * run + max(rows * width, least), start))
-        cost, cut = min(tried)
-        best.append(cost)
-        cuts.append(cut)
+        width = widths[order[stop - 1]]
+        fits = ahead[-1] if most is None else most
+        fits = fits if tokens is None else min(fits, tokens // width)
+        first = min(int(np.searchsorted(ahead, ahead[stop] - fits)), stop - 1)
+        read = np.maximum((ahead[stop] - ahead[first:stop]) * width, least)
+        cost = best[first:stop] + runs * run + read
+        cuts.append(first + int(cost.argmin()))
+        best[stop] = cost.min()
     parts, stop = [], len(order)
     while stop:
         parts.append(order[cuts[stop] : stop])
