@@ -5,10 +5,10 @@
    what the shift weighs (`edits.values`, step 3).
 3. Groups do not feel each other, so that the gradient of the sum is each group's own.
 
-On a GPU, the gradient is ordered before anybody looks at the losses. Few rows are done sooner than they are ordered, so
-all steps that read the same ones are a recording (`surgery.gpu_graph`); since another has to be made for fewer, groups
-that are done are read along there until they are half of them. Elsewhere they are left out at once, and on a processor
-only the others' gradients are worked out.
+On a GPU, the gradient is ordered before anybody looks at the losses. Rows are done about as soon as they are ordered,
+few of them long before, so all steps that read the same ones are a recording (`surgery.gpu_graph`); since another has
+to be made for fewer, groups that are done are read along there until they are half of them. Elsewhere they are left out
+at once, and on a processor only the others' gradients are worked out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from edits.objectives import Loss
 from edits.reading import Reader, Reading, Rows
-from edits.room import GPU_LEAST
+from edits.room import GPU_WORK
 from surgery.gpu_graph import Recording
 from surgery.gpu_queue import sent
 
@@ -64,8 +64,8 @@ class SearchLoss:
         with torch.set_grad_enabled(not last):
             if last:
                 return self._losses(self.unit)[:, self._places]
-            if self._light or self.unit.is_cuda:
-                losses, every = self._recording(self._with_gradient) if self._light else self._with_gradient()
+            if self._recorded or self.unit.is_cuda:
+                losses, every = self._recording(self._with_gradient) if self._recorded else self._with_gradient()
                 self._gradient = lambda _: every
                 return losses[:, self._places]
             leaf, begun = self._begun()
@@ -83,15 +83,15 @@ class SearchLoss:
         self._gradient = None
         self.going = [self.going[n] for n in still]
         self.at = sent(self.going, self.at.device)
-        if not self._light or 2 * len(self.going) <= len(self._read):
+        if not self._recorded or 2 * len(self.going) <= len(self._read):
             self._leave_out()
         place = {i: n for n, i in enumerate(self._read)}
         self._places = sent([place[i] for i in self.going], self.at.device)
 
     @property
-    def _light(self) -> bool:
-        """Whether there is a GPU that is done with a reading sooner than it is told of it, and can be told once."""
-        return self._recording.possible and 0 < self._reader.lasting * self.unit.shape[1] < GPU_LEAST
+    def _recorded(self) -> bool:
+        """Whether there is a GPU that can be told once of what is read; more than goes together usually is too much."""
+        return self._recording.possible and 0 < self._reader.lasting * self.unit.shape[1] <= GPU_WORK
 
     def _leave_out(self) -> None:
         """Read no groups but those that go on."""

@@ -110,7 +110,7 @@ def test_reading_along_what_is_done_changes_no_value(
         assert len(one.losses) == len(other.losses)
         torch.testing.assert_close(other.shift, one.shift, rtol=1e-3, atol=1e-5)
         assert other.losses == pytest.approx(one.losses, rel=1e-4)
-    # what keeps a GPU busy is not read in vain
-    monkeypatch.setattr("edits.losses.GPU_LEAST", 1)
+    # what is too much to be recorded is not read in vain
+    monkeypatch.setattr("edits.losses.GPU_WORK", 1)
     found(line)
     assert left == at_once
