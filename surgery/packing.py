@@ -1,27 +1,35 @@
 """Linear maps whose weights are used again and again as they are.
 
-oneDNN, which PyTorch brings along, can bring a weight into blocks in the order its kernels read them. That costs about
-as much as one product, and products of 16 to 130 rows then take a third to a half of the time. The two operators are
-those that PyTorch's own compiler plans its products with. Sums are added up in another order, so numbers agree to
-rounding. The modules' own `forward` is replaced while the block lasts: nothing stands between it and PyTorch's other
-functions, of which a transformer's block calls a hundred.
+Products of 16 to 130 rows are where oneDNN, which PyTorch brings along, is ahead of MKL: on AMD's processors always, on
+others where a weight is read against its order, as gradients do.
+
+1. A weight is handed to oneDNN as it is stored, either way.
+2. It can bring a weight into blocks in the order its kernels read them (packing), which makes later products quicker by
+   a sixth; that takes as long as some four products, and some fifteen where the weight has to be copied into another
+   order first. So a weight is packed once it has been used often enough to be used as often again.
+
+The two operators are those that PyTorch's own compiler plans its products with. Sums are added up in another order, so
+numbers agree to rounding. The modules' own `forward` is replaced while the block lasts: nothing stands between it and
+PyTorch's other functions, of which a transformer's block calls a hundred.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from surgery.products import fast_products, slow_products
+from surgery.products import by_onednn, fast_products, has_onednn, slow_products
 
 MOST_BYTES = 4 * 2**30
-"""Most memory that packed weights may take; maps that are met later are computed as they are."""
+"""Most memory that packed weights may take; maps that are met later are never packed."""
+OFTEN, OFTEN_AGAINST = 16, 48
+"""Uses after which packing has paid for itself by as many more; of a weight that is read against its order."""
 
 
 def packed_products(roots: Sequence[nn.Module]) -> AbstractContextManager[Any]:
@@ -30,21 +38,21 @@ def packed_products(roots: Sequence[nn.Module]) -> AbstractContextManager[Any]:
     For weights that stay as they are between the first entry and the last.
     """
     weight = next(parameter for root in roots for parameter in root.parameters())
-    if weight.device.type == "cpu" and weight.dtype == torch.float32 and _can_pack():
+    if weight.device.type == "cpu" and weight.dtype == torch.float32 and has_onednn():
         return PackedProducts(roots)
     return _Again(weight.device, weight.dtype)
 
 
 class PackedProducts(AbstractContextManager[None]):
-    """A block in which linear maps whose weights are not learned use packed copies of them, forwards and backwards.
+    """A block in which oneDNN computes linear maps whose weights are not learned, forwards and backwards.
 
-    It can be entered again and again, and keeps its copies. Nobody may change the weights in the meantime: one that is
-    seen to have been changed is refused, and `weight.data` must be left alone.
+    It can be entered again and again, and keeps its packed copies. Nobody may change the weights in the meantime: one
+    that is seen to have been changed is refused, and `weight.data` must be left alone.
     """
 
     def __init__(self, roots: Sequence[nn.Module]) -> None:
         self._kept: dict[int, _Packed] = {}
-        self._bytes = 0
+        self._room = _Room(MOST_BYTES)
         found = dict.fromkeys(module for root in roots for module in root.modules())
         # one whose forward somebody else replaced is left to them
         self._maps = [one for one in found if type(one) in (nn.Linear, Conv1D) and "forward" not in vars(one)]
@@ -59,12 +67,12 @@ class PackedProducts(AbstractContextManager[None]):
             del vars(module)["forward"]
 
     def _forward(self, module: Any, rows: Tensor) -> Tensor:
-        """A module's output by its packed weight, where it is one to be packed."""
+        """A module's output, by oneDNN where its weight is one to be packed."""
         packed = self._packed(module.weight, rows, transposed=type(module) is Conv1D)
         return type(module).forward(module, rows) if packed is None else _product(rows, packed, module.bias)
 
     def _packed(self, weight: Tensor, rows: Tensor, *, transposed: bool) -> _Packed | None:
-        """The weight's packed copies; None where it has none and is given none."""
+        """What products with the weight are asked of; None where it is none to be packed."""
         single = weight.dtype == rows.dtype == torch.float32
         # what is no parameter was worked out for this one product
         if not single or weight.ndim != 2 or not isinstance(weight, nn.Parameter):
@@ -73,24 +81,34 @@ class PackedProducts(AbstractContextManager[None]):
             return None
         found = self._kept.get(id(weight))
         if found is None:
-            needed = 2 * weight.numel() * weight.itemsize
-            if self._bytes + needed > MOST_BYTES:
-                return None
-            self._bytes += needed
-            found = self._kept[id(weight)] = _Packed(weight, transposed=transposed)
+            found = self._kept[id(weight)] = _Packed(weight, self._room, transposed=transposed)
         found.check()
         return found
 
 
-class _Packed:
-    """A map x -> x W^T and the map back, each packed when it is first needed, if that makes it quicker."""
+class _Room:
+    """Bytes that packed weights may still take."""
 
-    def __init__(self, weight: Tensor, *, transposed: bool) -> None:
+    def __init__(self, left: int) -> None:
+        self._left = left
+
+    def taken(self, needed: int) -> bool:
+        """Whether there were so many, which are taken then."""
+        fits = needed <= self._left
+        self._left -= needed if fits else 0
+        return fits
+
+
+class _Packed:
+    """A map x -> x W^T and the map back, each packed once it has been used often."""
+
+    def __init__(self, weight: Tensor, room: _Room, *, transposed: bool) -> None:
         # kept, so that no other weight can take its place in memory
         self._weight, self._version = weight, weight._version
         self._matrix = weight.detach().T if transposed else weight.detach()
-        self._transposed = transposed
-        self._ways: dict[bool, Tensor] = {}
+        self._transposed, self._room = transposed, room
+        self._used = {False: 0, True: 0}
+        self._ways = {False: self._matrix, True: self._matrix.T}
 
     def check(self) -> None:
         if self._weight._version != self._version:
@@ -99,12 +117,14 @@ class _Packed:
     def __call__(self, rows: Tensor, bias: Tensor | None, *, back: bool) -> Tensor:
         matrix = self._matrix.T if back else self._matrix
         if back != self._transposed and not slow_products():
-            # rows times the weight as it is stored: what MKL is as quick at without a copy, on its own processors
+            # rows times the weight as it is stored: what MKL is as quick at, on its own processors
             made: Tensor = rows @ matrix.T
             return made if bias is None else made + bias
-        if back not in self._ways:
+        self._used[back] += 1
+        often = OFTEN if matrix.is_contiguous() else OFTEN_AGAINST
+        if self._used[back] == often and self._room.taken(matrix.nbytes):
             self._ways[back] = torch.ops.mkldnn._reorder_linear_weight(matrix.contiguous(), None)
-        made = torch.ops.mkldnn._linear_pointwise(rows, self._ways[back], bias, "none", [], "")
+        made = by_onednn(rows, self._ways[back], bias)
         return made
 
 
@@ -137,16 +157,3 @@ class _Again:
 
     def __exit__(self, *raised: object) -> None:
         self._inside.close()
-
-
-@cache
-def _can_pack() -> bool:
-    """Whether this build of PyTorch has the operators; one product on trial tells."""
-    if not torch.backends.mkldnn.is_available():
-        return False
-    draw = torch.Generator().manual_seed(0)
-    weight, rows = torch.randn(24, 16, generator=draw), torch.randn(3, 16, generator=draw)
-    try:
-        return torch.allclose(_Packed(weight, transposed=False)(rows, None, back=False), rows @ weight.T, atol=1e-4)
-    except (RuntimeError, AttributeError):  # no such operator, or none for this processor
-        return False

@@ -24,6 +24,7 @@ from surgery.edit import Edit
 from surgery.errors import SurgeryError, check_choice
 from surgery.fact import Fact
 from surgery.model import Model
+from surgery.products import fast_products
 from surgery.report import Report
 from surgery.shipped import neutral_texts
 from surgery.verification.askable import unaskable
@@ -109,7 +110,7 @@ def verify(
     asked = [fact for i, fact in enumerate(chosen) if i not in refused]
     tried = attacks_of(profile, seed) if attacks is None else tuple(attacks)
     weights, meter = edit if isinstance(edit, Edit) else None, Meter()
-    with model.read_once(), meter.measuring(model):
+    with model.read_once(), fast_products(model.device, model.dtype), meter.measuring(model):
         base = Baseline(model) if baseline is None else baseline
         base.check(model)
         rows, moved = _before_and_after(model, edit, probes, neutral_texts() if texts is None else texts, base, meter)

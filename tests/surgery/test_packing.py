@@ -29,7 +29,9 @@ def packed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Ids of the weights that get packed."""
     found: list[int] = []
     real = packing._Packed
-    monkeypatch.setattr(packing, "_Packed", lambda weight, **how: found.append(id(weight)) or real(weight, **how))
+    monkeypatch.setattr(
+        packing, "_Packed", lambda weight, *given, **how: found.append(id(weight)) or real(weight, *given, **how)
+    )
     return found
 
 
@@ -49,7 +51,7 @@ def module(request: pytest.FixtureRequest) -> nn.Module:
 def test_products_and_gradients_are_the_same(
     module: nn.Module, shape: tuple[int, ...], slow: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where plain products are slow both ways are packed, else the one that reads the weight against its order."""
+    """Where plain products are slow both ways are oneDNN's, else the one that reads the weight against its order."""
     monkeypatch.setattr(packing, "slow_products", lambda: slow)
     rows = drawn(*shape, 24, seed=3).requires_grad_()
     wanted = module(rows)
@@ -126,17 +128,28 @@ def test_only_frozen_parameters_in_single_precision_are_packed(packed: list[int]
     assert packed == [id(kept.weight), id(learning.weight)]
 
 
-def test_no_more_is_packed_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch, packed: list[int]) -> None:
-    monkeypatch.setattr(packing, "MOST_BYTES", 2 * 4 * 8 * 4)
-    first, second, rows = frozen(8, 4), frozen(8, 4, seed=1), drawn(3, 4)
-    with packed_products([first, second]):
-        torch.testing.assert_close(first(rows), rows @ first.weight.T)
-        torch.testing.assert_close(second(rows), rows @ second.weight.T)
-    assert packed == [id(first.weight)]
+def test_a_weight_is_packed_once_it_has_been_used_often_if_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "slow_products", lambda: True)
+    monkeypatch.setattr(packing, "MOST_BYTES", 3 * 4 * 8 * 4)  # of four ways, three
+    maps, rows = [frozen(8, 4), frozen(8, 4, seed=1)], drawn(3, 4).requires_grad_()
+    plain = [rows @ one.weight.T for one in maps]
+    real, used = packing.by_onednn, list[bool]()
+    monkeypatch.setattr(packing, "by_onednn", lambda *given: used.append(given[1].is_mkldnn) or real(*given))
+    with packed_products(maps):
+        for _ in range(packing.OFTEN_AGAINST):
+            for one, wanted in zip(maps, plain, strict=True):
+                found = one(rows)
+                torch.testing.assert_close(found, wanted)
+                (gradient,) = torch.autograd.grad(found.sum(), rows)
+                torch.testing.assert_close(gradient, one.weight.sum(0).expand(3, 4))
+    first, first_back, second, second_back = (used[i::4] for i in range(4))
+    ends = [packing.OFTEN, packing.OFTEN_AGAINST]
+    assert [one.index(True) + 1 for one in (first, second, first_back)] == [ends[0], ends[0], ends[1]]
+    assert not any(second_back)
 
 
 def test_without_the_operators_products_are_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "_can_pack", lambda: False)
+    monkeypatch.setattr(packing, "has_onednn", lambda: False)
     made, rows = frozen(8, 4), drawn(3, 4)
     products = packed_products([made])
     assert not isinstance(products, PackedProducts)
