@@ -116,9 +116,10 @@ class ClosedForm:
                 objective cannot use.
             NearCollapse: one more batch would pass a limit; the error holds the edit of the facts before it.
         """
-        facts, objective, chosen = self._given(model, facts, sites)
-        contexts, run = self._contexts(model), self._run(model, chosen, objective, facts)
-        moment = run.moment(chosen[-1])
+        with model.read_once():  # recommended layers and key statistics are both looked up by the weights
+            facts, objective, chosen = self._given(model, facts, sites)
+            run = self._run(model, chosen, objective, facts)
+        contexts, moment = self._contexts(model), run.moment(chosen[-1])
         batches = in_batches(facts, self.batch)
 
         def find(some: Sequence[Fact]) -> tuple[Value, ...]:
