@@ -283,10 +283,10 @@ class Replayed:
         return states
 
 
-def packed_above(model: Model, site: Site) -> AbstractContextManager[Any]:
-    """Packed weights of the edited block, those above it and the head (`surgery.packing`)."""
+def packed_above(model: Model, site: Site, *, sure: int = 1) -> AbstractContextManager[Any]:
+    """Packed weights of the edited block, those above it and the head (`surgery.packing`), used so often at least."""
     blocks = [model.hf.get_submodule(name) for name in model.anatomy.names("state")[site.layer :]]
-    return packed_products([*blocks, model.hf.get_output_embeddings()])
+    return packed_products([*blocks, model.hf.get_output_embeddings()], sure=sure)
 
 
 def shifted(model: Model, module: str, positions: Int[Tensor, " rows"], shift: Float[Tensor, "*rows d_model"]) -> Trace:

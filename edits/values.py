@@ -46,6 +46,8 @@ from surgery.site import Site
 
 logger = logging.getLogger(__name__)
 
+FEWEST = 3
+"""Steps that nearly every fact takes; what weights are surely used for."""
 FLAT = 1e-6
 """Nats that a shift as long as the value would change the loss by, from which on they are rounding."""
 
@@ -160,9 +162,10 @@ def find_values(
     old = joined @ matrix.T
     usual = old if near is None else one_key_each(keys, moment) @ matrix.T  # names have no say in |v|
     found: dict[int, Value] = {}
-    products = packed_above(model, site)
+    chunks = in_chunks(model, groups) if search.method == "fast" else [[i] for i in range(len(groups))]
+    products = packed_above(model, site, sure=len(chunks) * (FEWEST if search.stop > 0 else search.steps))
     with frozen(model.hf), counter(len(groups), "values", show=progress and len(groups) > 1) as shown:
-        for chunk in in_chunks(model, groups) if search.method == "fast" else [[i] for i in range(len(groups))]:
+        for chunk in chunks:
             read = [groups[i] for i in chunk]
             reader = _reader(model, site, read, depths, search, products)
             wanted = [[objective.loss(model, fact) for fact in rows.facts] for rows in read]

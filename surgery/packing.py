@@ -5,8 +5,8 @@ others where a weight is read against its order, as gradients do.
 
 1. A weight is handed to oneDNN as it is stored, either way.
 2. It can bring a weight into blocks in the order its kernels read them (packing), which makes later products quicker by
-   a sixth; that takes as long as some four products, and some fifteen where the weight has to be copied into another
-   order first. So a weight is packed once it has been used often enough to be used as often again.
+   up to two fifths. That pays after some five uses, or fifteen where the weight has to be copied into another order
+   first; so a weight is packed after so many, or at once where as many are sure to come.
 
 The two operators are those that PyTorch's own compiler plans its products with. Sums are added up in another order, so
 numbers agree to rounding. The modules' own `forward` is replaced while the block lasts: nothing stands between it and
@@ -28,18 +28,18 @@ from surgery.products import by_onednn, fast_products, has_onednn, slow_products
 
 MOST_BYTES = 4 * 2**30
 """Most memory that packed weights may take; maps that are met later are never packed."""
-OFTEN, OFTEN_AGAINST = 16, 48
-"""Uses after which packing has paid for itself by as many more; of a weight that is read against its order."""
+OFTEN, OFTEN_AGAINST = 5, 15
+"""Uses that packing pays for itself by; of a weight that is read against its order."""
 
 
-def packed_products(roots: Sequence[nn.Module]) -> AbstractContextManager[Any]:
+def packed_products(roots: Sequence[nn.Module], *, sure: int = 1) -> AbstractContextManager[Any]:
     """A block to be entered again and again, in which these modules' linear maps use packed weights, where they can.
 
-    For weights that stay as they are between the first entry and the last.
+    For weights that stay as they are between the first entry and the last, and are used `sure` times at least.
     """
     weight = next(parameter for root in roots for parameter in root.parameters())
     if weight.device.type == "cpu" and weight.dtype == torch.float32 and has_onednn():
-        return PackedProducts(roots)
+        return PackedProducts(roots, sure)
     return _Again(weight.device, weight.dtype)
 
 
@@ -50,9 +50,9 @@ class PackedProducts(AbstractContextManager[None]):
     that is seen to have been changed is refused, and `weight.data` must be left alone.
     """
 
-    def __init__(self, roots: Sequence[nn.Module]) -> None:
+    def __init__(self, roots: Sequence[nn.Module], sure: int = 1) -> None:
         self._kept: dict[int, _Packed] = {}
-        self._room = _Room(MOST_BYTES)
+        self._room, self._sure = _Room(MOST_BYTES), sure
         found = dict.fromkeys(module for root in roots for module in root.modules())
         # one whose forward somebody else replaced is left to them
         self._maps = [one for one in found if type(one) in (nn.Linear, Conv1D) and "forward" not in vars(one)]
@@ -81,7 +81,7 @@ class PackedProducts(AbstractContextManager[None]):
             return None
         found = self._kept.get(id(weight))
         if found is None:
-            found = self._kept[id(weight)] = _Packed(weight, self._room, transposed=transposed)
+            found = self._kept[id(weight)] = _Packed(weight, self._room, self._sure, transposed=transposed)
         found.check()
         return found
 
@@ -100,14 +100,15 @@ class _Room:
 
 
 class _Packed:
-    """A map x -> x W^T and the map back, each packed once it has been used often."""
+    """A map x -> x W^T and the map back, each packed once it has been used often, or at once if it surely will be."""
 
-    def __init__(self, weight: Tensor, room: _Room, *, transposed: bool) -> None:
+    def __init__(self, weight: Tensor, room: _Room, sure: int, *, transposed: bool) -> None:
         # kept, so that no other weight can take its place in memory
         self._weight, self._version = weight, weight._version
         self._matrix = weight.detach().T if transposed else weight.detach()
         self._transposed, self._room = transposed, room
-        self._used = {False: 0, True: 0}
+        self._uses = {False: sure - 1, True: sure - 1}
+        self._asked: set[bool] = set()
         self._ways = {False: self._matrix, True: self._matrix.T}
 
     def check(self) -> None:
@@ -120,10 +121,11 @@ class _Packed:
             # rows times the weight as it is stored: what MKL is as quick at, on its own processors
             made: Tensor = rows @ matrix.T
             return made if bias is None else made + bias
-        self._used[back] += 1
-        often = OFTEN if matrix.is_contiguous() else OFTEN_AGAINST
-        if self._used[back] == often and self._room.taken(matrix.nbytes):
-            self._ways[back] = torch.ops.mkldnn._reorder_linear_weight(matrix.contiguous(), None)
+        self._uses[back] += 1
+        if back not in self._asked and self._uses[back] >= (OFTEN if matrix.is_contiguous() else OFTEN_AGAINST):
+            self._asked.add(back)
+            if self._room.taken(matrix.nbytes):
+                self._ways[back] = torch.ops.mkldnn._reorder_linear_weight(matrix.contiguous(), None)
         made = by_onednn(rows, self._ways[back], bias)
         return made
 

@@ -148,6 +148,18 @@ def test_a_weight_is_packed_once_it_has_been_used_often_if_there_is_room(monkeyp
     assert not any(second_back)
 
 
+@pytest.mark.parametrize("sure", [1, packing.OFTEN - 1, packing.OFTEN])
+def test_what_is_surely_used_often_is_packed_at_once(sure: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "slow_products", lambda: True)
+    real, used = packing.by_onednn, list[bool]()
+    monkeypatch.setattr(packing, "by_onednn", lambda *given: used.append(given[1].is_mkldnn) or real(*given))
+    made, rows = frozen(8, 4), drawn(3, 4)
+    with packed_products([made], sure=sure):
+        for _ in range(packing.OFTEN):
+            made(rows)
+    assert used.index(True) == packing.OFTEN - sure
+
+
 def test_without_the_operators_products_are_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "has_onednn", lambda: False)
     made, rows = frozen(8, 4), drawn(3, 4)
