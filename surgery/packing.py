@@ -100,33 +100,39 @@ class _Room:
 
 
 class _Packed:
-    """A map x -> x W^T and the map back, each packed once it has been used often, or at once if it surely will be."""
+    """A map x -> x W^T and the map back."""
 
     def __init__(self, weight: Tensor, room: _Room, sure: int, *, transposed: bool) -> None:
         # kept, so that no other weight can take its place in memory
         self._weight, self._version = weight, weight._version
-        self._matrix = weight.detach().T if transposed else weight.detach()
-        self._transposed, self._room = transposed, room
-        self._uses = {False: sure - 1, True: sure - 1}
-        self._asked: set[bool] = set()
-        self._ways = {False: self._matrix, True: self._matrix.T}
+        matrix = weight.detach().T if transposed else weight.detach()
+        self._matrix, self._transposed = matrix, transposed
+        self._ways = {False: _Way(matrix, room, sure), True: _Way(matrix.T, room, sure)}
 
     def check(self) -> None:
         if self._weight._version != self._version:
             raise RuntimeError("a weight was changed while its packed copy was in use")
 
     def __call__(self, rows: Tensor, bias: Tensor | None, *, back: bool) -> Tensor:
-        matrix = self._matrix.T if back else self._matrix
         if back != self._transposed and not slow_products():
             # rows times the weight as it is stored: what MKL is as quick at, on its own processors
-            made: Tensor = rows @ matrix.T
+            made: Tensor = rows @ (self._matrix if back else self._matrix.T)
             return made if bias is None else made + bias
-        self._uses[back] += 1
-        if back not in self._asked and self._uses[back] >= (OFTEN if matrix.is_contiguous() else OFTEN_AGAINST):
-            self._asked.add(back)
-            if self._room.taken(matrix.nbytes):
-                self._ways[back] = torch.ops.mkldnn._reorder_linear_weight(matrix.contiguous(), None)
-        made = by_onednn(rows, self._ways[back], bias)
+        return self._ways[back](rows, bias)
+
+
+class _Way:
+    """Products of one matrix, packed once it has been used often, or at once if it surely will be."""
+
+    def __init__(self, matrix: Tensor, room: _Room, sure: int) -> None:
+        self._matrix, self._room = matrix, room
+        self._waits = max((OFTEN if matrix.is_contiguous() else OFTEN_AGAINST) - sure, 0)
+
+    def __call__(self, rows: Tensor, bias: Tensor | None) -> Tensor:
+        if self._waits == 0 and self._room.taken(self._matrix.nbytes):
+            self._matrix = torch.ops.mkldnn._reorder_linear_weight(self._matrix.contiguous(), None)
+        self._waits -= 1
+        made: Tensor = by_onednn(rows, self._matrix, bias)
         return made
 
 

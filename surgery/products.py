@@ -3,8 +3,8 @@
 PyTorch's CPU builds give products of float32 matrices to MKL, which does not use the 512-bit registers of AMD's
 processors; oneDNN does. It has an operator for linear maps that PyTorch's compiler plans its products with, and no
 gradient; where one is wanted, a product x W^T is a 1 x 1 convolution of an image with a pixel a row of x, in
-channels-last order without a copy, which goes to oneDNN as well. On such a processor it takes two thirds of the time,
-half where the processor is at its quickest. The sums are added up in another order, so numbers agree to rounding.
+channels-last order without a copy, which goes to oneDNN as well. On such a processor it takes half to nine tenths of
+the time, the less the fewer rows there are. The sums are added up in another order, so numbers agree to rounding.
 
 On NVIDIA's newest GPUs, PyTorch gives attention to cuDNN, which draws up a plan for every new shape. Here nearly every
 batch has a shape of its own, and the plans took nine of twenty seconds where key statistics were fitted; other kernels

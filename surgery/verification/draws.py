@@ -17,7 +17,6 @@ from torch import Tensor
 
 from surgery.model import Model
 from surgery.predict import end_tokens, text_of
-from surgery.products import fast_products
 from surgery.tokens import encode, pad
 
 ROWS = 128
@@ -55,8 +54,7 @@ def _drawn(model: Model, prompts: Sequence[str], numbers: Float[np.ndarray, "pro
     going = torch.ones(len(flat), dtype=torch.bool, device=model.device)
     said: list[list[int]] = [[] for _ in flat]
     for i in range(most):
-        with fast_products(model.device, model.dtype):
-            out = model.hf.base_model(**inputs)
+        out = model.hf.base_model(**inputs)
         logits = model.anatomy.head(out.last_hidden_state[:, -1]).float()
         chosen = _choose(logits.repeat_interleave(draws, 0) if i == 0 else logits, flat[:, i])
         going &= ~torch.isin(chosen, ends)

@@ -45,19 +45,20 @@ def module(request: pytest.FixtureRequest) -> nn.Module:
     return made.requires_grad_(False)
 
 
+@pytest.mark.parametrize("sure", [1, packing.OFTEN_AGAINST], ids=["as stored", "packed"])
 @pytest.mark.parametrize("slow", [True, False])
 @pytest.mark.parametrize("module", ["linear", "bare", "conv1d"], indirect=True)
 @pytest.mark.parametrize("shape", [(1,), (5,), (3, 7), (2, 64)], ids=str)
 def test_products_and_gradients_are_the_same(
-    module: nn.Module, shape: tuple[int, ...], slow: bool, monkeypatch: pytest.MonkeyPatch
+    module: nn.Module, shape: tuple[int, ...], slow: bool, sure: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where plain products are slow both ways are oneDNN's, else the one that reads the weight against its order."""
     monkeypatch.setattr(packing, "slow_products", lambda: slow)
     rows = drawn(*shape, 24, seed=3).requires_grad_()
     wanted = module(rows)
     (gradient,) = torch.autograd.grad(wanted.square().sum(), rows)
-    products = packed_products([module])
-    for _ in range(2):  # packed, and used again
+    products = packed_products([module], sure=sure)
+    for _ in range(2):
         with products:
             found = module(rows)
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)

@@ -28,7 +28,6 @@ from surgery.fact import SLOT, Fact
 from surgery.hooks import TraceDict, hidden, with_hidden
 from surgery.model import Model
 from surgery.predict import answer_logits
-from surgery.products import fast_products
 from surgery.tokens import Question, ask, encode
 from surgery.verification.askable import leaves_room
 from surgery.verification.attack import Aspect, Attempt, Profile
@@ -136,10 +135,7 @@ def without(model: Model, questions: Sequence[Question], directions: Float[Tenso
         along = directions.to(states)[:, None]
         return with_hidden(output, states - (states * along).sum(-1, keepdim=True) * along)
 
-    with (
-        fast_products(model.device, model.dtype),
-        TraceDict(model.hf, names, retain_output=False, edit_output=project),
-    ):
+    with TraceDict(model.hf, names, retain_output=False, edit_output=project):
         rows = answer_logits(model, questions)
     chances = []
     for question, logits in zip(questions, rows, strict=True):
@@ -167,7 +163,6 @@ def _last_states(
     found: dict[str, Tensor] = {}
     for start in range(0, len(encoded), ROWS):
         part = encoded[start : start + ROWS]
-        with fast_products(model.device, model.dtype):
-            states = last_states(model, [ids for _, ids in part], layers).float()
+        states = last_states(model, [ids for _, ids in part], layers).float()
         found |= {text: row for (text, _), row in zip(part, states, strict=True)}
     return found
