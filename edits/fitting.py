@@ -156,7 +156,7 @@ def _products(model: Model, rows: Batch, names: Mapping[int, str]) -> Iterable[t
     """K^T K of the keys of a batch [d_ff, d_ff] in float32, layer by layer."""
     batch = pad(rows, device=model.device)
     with (
-        fast_products(model.device, model.dtype),
+        fast_products(model.hf),
         TraceDict(model.hf, names.values(), retain_output=False, retain_input=True, stop=True) as trace,
     ):
         model.hf(**model.inputs(batch))

@@ -216,7 +216,7 @@ def read_ends(
         # keys alone need nothing above their own map
         last = model.anatomy.names("state")[upto] if upto is not None else module
         with (
-            fast_products(model.device, model.dtype),
+            fast_products(model.hf),
             Trace(model.hf, module, retain_output=False, retain_input=True) as trace,
             Trace(model.hf, last, stop=True) as above,
         ):

@@ -239,7 +239,7 @@ class Replayed:
         # not the edited one, whose output is looked for where it was
         self._live = LiveOnly(mlps(model)[site.layer + 1 :], lengths, max(lengths), model.device)
         self._places = self._rows.places(self._starts)
-        with torch.no_grad(), fast_products(model.device, model.dtype), self._products:
+        with torch.no_grad(), fast_products(model.hf), self._products:
             self._replay = RowReplay(model, batch, max(subject), site.layer)
             # what the edited block gives, where shifts are merely added to it
             self._unshifted = self._replay.block(site.layer, self._replay.states) if adds_as_is(model, site) else None

@@ -54,7 +54,7 @@ def fast_grids(experiment: Experiment, replay: Replay, *, tokens: int | None, pr
         progress: show a bar where somebody is looking.
     """
     model = experiment.pair.model
-    with fast_products(model.device, model.dtype):
+    with fast_products(model.hf):
         stairs = _Stairs(experiment, replay)
         most = _batch_tokens(experiment) if tokens is None else tokens
         clean, corrupted = (experiment.read(run.last(experiment)) for run in (stairs.clean, stairs.corrupted))

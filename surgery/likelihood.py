@@ -64,7 +64,7 @@ def _likelihoods(model: Model, rows: Sequence[tuple[tuple[int, ...], int]]) -> l
         of_row.setdefault(ids[:-1], []).append(i)
     read = [ids for ids in of_row if ids]
     found = dict.fromkeys(range(len(rows)), Likelihood(np.zeros(0), np.zeros(0, dtype=bool)))
-    with fast_products(model.device, model.dtype):
+    with fast_products(model.hf):
         for batch in by_length(read, ROWS):
             part = [read[i] for i in batch]
             states = model.normed_states(pad(part, device=model.device))

@@ -9,22 +9,20 @@ others where a weight is read against its order, as gradients do.
    first; so a weight is packed after so many, or at once where as many are sure to come.
 
 The two operators are those that PyTorch's own compiler plans its products with. Sums are added up in another order, so
-numbers agree to rounding. The modules' own `forward` is replaced while the block lasts: nothing stands between it and
-PyTorch's other functions, of which a transformer's block calls a hundred.
+numbers agree to rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from surgery.products import by_onednn, fast_products, has_onednn, slow_products
+from surgery.products import OtherForwards, by_onednn, fast_products, has_onednn, slow_products
 
 MOST_BYTES = 4 * 2**30
 """Most memory that packed weights may take; maps that are met later are never packed."""
@@ -40,10 +38,10 @@ def packed_products(roots: Sequence[nn.Module], *, sure: int = 1) -> AbstractCon
     weight = next(parameter for root in roots for parameter in root.parameters())
     if weight.device.type == "cpu" and weight.dtype == torch.float32 and has_onednn():
         return PackedProducts(roots, sure)
-    return _Again(weight.device, weight.dtype)
+    return _Again(roots)
 
 
-class PackedProducts(AbstractContextManager[None]):
+class PackedProducts(OtherForwards):
     """A block in which oneDNN computes linear maps whose weights are not learned, forwards and backwards.
 
     It can be entered again and again, and keeps its packed copies. Nobody may change the weights in the meantime: one
@@ -51,20 +49,9 @@ class PackedProducts(AbstractContextManager[None]):
     """
 
     def __init__(self, roots: Sequence[nn.Module], sure: int = 1) -> None:
+        super().__init__(roots)
         self._kept: dict[int, _Packed] = {}
         self._room, self._sure = _Room(MOST_BYTES), sure
-        found = dict.fromkeys(module for root in roots for module in root.modules())
-        # one whose forward somebody else replaced is left to them
-        self._maps = [one for one in found if type(one) in (nn.Linear, Conv1D) and "forward" not in vars(one)]
-
-    def __enter__(self) -> None:
-        # made anew each time: kept, they would be a circle that holds the copies until somebody collects garbage
-        for module in self._maps:
-            vars(module)["forward"] = partial(self._forward, module)
-
-    def __exit__(self, *raised: object) -> None:
-        for module in self._maps:
-            del vars(module)["forward"]
 
     def _forward(self, module: Any, rows: Tensor) -> Tensor:
         """A module's output, by oneDNN where its weight is one to be packed."""
@@ -157,11 +144,12 @@ def _product(rows: Tensor, packed: _Packed, bias: Tensor | None) -> Tensor:
 class _Again:
     """`fast_products`, to be entered again and again."""
 
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        self._given, self._inside = (device, dtype), ExitStack()
+    def __init__(self, roots: Sequence[nn.Module]) -> None:
+        self._roots, self._inside = roots, ExitStack()
 
     def __enter__(self) -> None:
-        self._inside.enter_context(fast_products(*self._given))
+        for root in self._roots:
+            self._inside.enter_context(fast_products(root))
 
     def __exit__(self, *raised: object) -> None:
         self._inside.close()

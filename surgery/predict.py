@@ -68,7 +68,7 @@ def rate(model: Model, asked: Sequence[tuple[str, str]], *, rows: int = ROWS) ->
     questions = [ask(model.tokenizer, prompt, target) for prompt, target in asked]
     answers: dict[int, Answer] = {}
     for part in by_length([question.ids for question in questions], rows):
-        with fast_products(model.device, model.dtype):
+        with fast_products(model.hf):
             found = answer_logits(model, [questions[i] for i in part])
         for i, logits in zip(part, found, strict=True):
             ids = torch.tensor(questions[i].answer_ids, device=logits.device)
@@ -183,24 +183,23 @@ def _go_on(
     rows = sorted(said.going)
     batch = pad([(*asked[i], *said.tokens[i]) for i in rows], side="left", device=model.device)
     inputs: dict[str, Any] = {**model.inputs(batch), "use_cache": True}
-    head = packed_products([model.hf.get_output_embeddings()])
-    while True:
-        with fast_products(model.device, model.dtype), head:
+    with fast_products(model.hf), packed_products([model.hf.get_output_embeddings()]):
+        while True:
             out = model.hf.base_model(**inputs)
             logits = model.anatomy.head(out.last_hidden_state[:, -1]).float()
-        chosen = [_choose(row, random, top_k) for row in logits]
-        for i, token in zip(rows, chosen, strict=True):
-            said.add(i, token)
-        if not said.going:
-            return
-        inputs["input_ids"] = torch.tensor(chosen, device=model.device)[:, None]
-        inputs["past_key_values"] = out.past_key_values
-        inputs["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)
-        if "position_ids" in inputs:
-            inputs["position_ids"] = inputs["position_ids"][:, -1:] + 1
-        # a draw is made for every row, so that those of one do not depend on where another ends
-        if random is None and len(said.going) < len(rows):
-            rows = _keep_(inputs, [k for k, i in enumerate(rows) if i in said.going], rows)
+            chosen = [_choose(row, random, top_k) for row in logits]
+            for i, token in zip(rows, chosen, strict=True):
+                said.add(i, token)
+            if not said.going:
+                return
+            inputs["input_ids"] = torch.tensor(chosen, device=model.device)[:, None]
+            inputs["past_key_values"] = out.past_key_values
+            inputs["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)
+            if "position_ids" in inputs:
+                inputs["position_ids"] = inputs["position_ids"][:, -1:] + 1
+            # a draw is made for every row, so that those of one do not depend on where another ends
+            if random is None and len(said.going) < len(rows):
+                rows = _keep_(inputs, [k for k, i in enumerate(rows) if i in said.going], rows)
 
 
 def _as_drafted(

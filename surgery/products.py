@@ -1,10 +1,12 @@
 """Matrix products and attention by the faster of two libraries that PyTorch brings along.
 
 PyTorch's CPU builds give products of float32 matrices to MKL, which does not use the 512-bit registers of AMD's
-processors; oneDNN does. It has an operator for linear maps that PyTorch's compiler plans its products with, and no
-gradient; where one is wanted, a product x W^T is a 1 x 1 convolution of an image with a pixel a row of x, in
-channels-last order without a copy, which goes to oneDNN as well. On such a processor it takes half to nine tenths of
-the time, the less the fewer rows there are. The sums are added up in another order, so numbers agree to rounding.
+processors; oneDNN does, by an operator for linear maps that PyTorch's compiler plans its products with. On such a
+processor it takes half to nine tenths of the time, the less the fewer rows there are. The operator has no gradient, so
+it is given one here. The sums are added up in another order, so numbers agree to rounding.
+
+The `forward` of linear modules is replaced for that while a block lasts: nothing stands between it and PyTorch's other
+functions, of which a transformer's block calls a hundred.
 
 On NVIDIA's newest GPUs, PyTorch gives attention to cuDNN, which draws up a plan for every new shape. Here nearly every
 batch has a shape of its own, and the plans took nine of twenty seconds where key statistics were fitted; other kernels
@@ -15,27 +17,26 @@ Whether this helps is a matter of the machine alone, so that it gives the same n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
-from torch.nn.functional import conv2d, linear
-from torch.overrides import TorchFunctionMode
-
-FEWEST_ROWS = 64
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 
-def fast_products(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """A block in which linear maps of many rows, or attention, are computed the faster way, where there is one."""
-    if device.type == "cuda":
+def fast_products(root: nn.Module) -> AbstractContextManager[Any]:
+    """A block in which a module's linear maps, or its attention, are computed the faster way, where there is one."""
+    weight = next(root.parameters())
+    if weight.device.type == "cuda":
         return _without_plans()
-    if device.type == "cpu" and dtype == torch.float32 and slow_products():
-        return _ByOneDNN()
+    if weight.device.type == "cpu" and weight.dtype == torch.float32 and slow_products() and has_onednn():
+        return _ByOneDNN([root])
     return nullcontext()
 
 
@@ -45,16 +46,75 @@ def by_onednn(rows: Float[Tensor, "*rows inputs"], weight: Tensor, bias: Tensor 
     return made
 
 
-def by_convolution(
-    rows: Float[Tensor, "*rows inputs"], weight: Float[Tensor, "outputs inputs"], bias: Tensor | None = None
-) -> Float[Tensor, "*rows outputs"]:
-    """x W^T + b as a 1 x 1 convolution."""
-    flat = rows.reshape(-1, rows.shape[-1]).contiguous()
-    count, inputs = flat.shape
-    # strides that no other order of the four axes could have: only then is nothing copied
-    image = flat.as_strided((1, inputs, count, 1), (count * inputs, 1, inputs, inputs))
-    out = conv2d(image, weight[:, :, None, None], bias)
-    return out.permute(0, 2, 3, 1).reshape(*rows.shape[:-1], len(weight))
+class OtherForwards(AbstractContextManager[None]):
+    """A block, to be entered again and again, in which these modules' linear maps have another `forward`.
+
+    Blocks may stand in one another; the inner one holds. A forward that somebody else replaced is left to them.
+    """
+
+    def __init__(self, roots: Sequence[nn.Module]) -> None:
+        found = dict.fromkeys(module for root in roots for module in root.modules())
+        self._maps = [one for one in found if type(one) in (nn.Linear, Conv1D)]
+        self._before: list[list[tuple[nn.Module, Any]]] = []
+
+    def __enter__(self) -> None:
+        own = [(one, vars(one).get("forward")) for one in self._maps]
+        self._before.append([(one, had) for one, had in own if had is None or type(had) is _Replaced])
+        # made anew each time: kept, they would be a circle that holds what is below until somebody collects garbage
+        for module, _ in self._before[-1]:
+            vars(module)["forward"] = _Replaced(self._forward, module)
+
+    def __exit__(self, *raised: object) -> None:
+        for module, had in self._before.pop():
+            if had is None:
+                del vars(module)["forward"]
+            else:
+                vars(module)["forward"] = had
+
+    @abstractmethod
+    def _forward(self, module: Any, rows: Tensor) -> Tensor:
+        """A map's output."""
+
+
+class _Replaced(partial[Tensor]):
+    """A forward that is one of ours."""
+
+
+class _ByOneDNN(OtherForwards):
+    """A block in which products are oneDNN's."""
+
+    def _forward(self, module: Any, rows: Tensor) -> Tensor:
+        weight, bias = module.weight, module.bias
+        given = (rows, weight) if bias is None else (rows, weight, bias)
+        if any(one.dtype != torch.float32 or not one.is_cpu for one in given) or weight.ndim != 2 or not rows.numel():
+            made: Tensor = type(module).forward(module, rows)
+            return made
+        matrix = weight.T if type(module) is Conv1D else weight
+        if torch.is_grad_enabled() and any(one.requires_grad for one in given):
+            made = _Product.apply(rows, matrix, bias)
+            return made
+        return by_onednn(rows, matrix, bias)
+
+
+class _Product(torch.autograd.Function):
+    """x W^T + b with gradients for all three."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(rows, matrix)
+        return by_onednn(rows, matrix, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        rows, matrix = ctx.saved_tensors
+        wanted, gradient = ctx.needs_input_grad, gradients[0]
+        flat = gradient.flatten(0, -2)
+        return (
+            by_onednn(gradient, matrix.T) if wanted[0] else None,
+            flat.T @ rows.flatten(0, -2) if wanted[1] else None,
+            flat.sum(0) if wanted[2] else None,
+        )
 
 
 @contextmanager
@@ -66,36 +126,6 @@ def _without_plans() -> Iterator[None]:
         yield
     finally:
         torch.backends.cuda.enable_cudnn_sdp(before)
-
-
-class _ByOneDNN(TorchFunctionMode):
-    """Hands products to oneDNN: those of linear modules, and of Conv1D, which calls addmm."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func is linear and not kwargs and (way := _way(*args)):
-            return way(*args)
-        if func is torch.addmm and not kwargs and (way := _way(args[1], args[2], args[0])):
-            return way(args[1], args[2].T, args[0])
-        return func(*args, **(kwargs or {}))
-
-
-def _way(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Callable[..., Tensor] | None:
-    """How to multiply; None for PyTorch's own choice."""
-    given = [one for one in (rows, weight, bias) if one is not None]
-    if any(one.dtype != torch.float32 for one in given) or weight.ndim != 2 or not rows.numel():
-        return None
-    wanted = torch.is_grad_enabled()
-    if wanted and weight.requires_grad:
-        return None  # what is trained
-    if has_onednn() and not (wanted and any(one.requires_grad for one in given)):
-        return by_onednn
-    return by_convolution if rows.numel() >= FEWEST_ROWS * rows.shape[-1] else None
 
 
 @cache

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import TypeCheckError
 from shapes import CHECKED, checked, shaped
 
-from surgery.products import by_convolution
+from edits.moment import SecondMoment
 from surgery.verification.attack import Attempt
 
 ROOT = Path(__file__).parents[1]
@@ -75,8 +75,8 @@ def test_a_module_says_what_it_is(path: Path) -> None:
 
 
 def test_shapes_are_checked_at_every_call() -> None:
-    with pytest.raises(TypeCheckError, match="weight"):
-        by_convolution(torch.zeros(2, 3), torch.zeros(4, 5))
+    with pytest.raises(TypeCheckError, match="full"):
+        SecondMoment.of(torch.zeros(3, 4), 1)
     with pytest.raises(TypeCheckError, match="scores"):
         Attempt(("prompt",), np.zeros(3))
 

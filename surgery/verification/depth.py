@@ -257,7 +257,7 @@ def _log_probs(
         batch = pad([read] * len(part), device=model.device)
         inputs = inputs_after(model, batch, [start], [0] * len(part)) if start else model.inputs(batch)
         with (
-            fast_products(model.device, model.dtype),
+            fast_products(model.hf),
             TraceDict(model.hf, rows, retain_output=False, edit_output=patch),
         ):
             normed = model.hf.base_model(**inputs).last_hidden_state

@@ -48,7 +48,7 @@ def log_probs(model: Model, texts: Sequence[str]) -> list[Float[Tensor, "tokens 
     """Next-token log-probabilities after each token of each text, in float32."""
     found: dict[int, Float[Tensor, "tokens vocab"]] = {}
     rows = [encode(model.tokenizer, text).ids for text in texts]
-    with fast_products(model.device, model.dtype):
+    with fast_products(model.hf):
         for part in by_length(rows, ROWS):
             states = model.normed_states(pad([rows[i] for i in part], device=model.device))
             lengths = [len(rows[i]) for i in part]

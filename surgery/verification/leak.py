@@ -212,7 +212,7 @@ def _responses(model: Model, deltas: Sequence[Delta], facts: Sequence[Fact]) -> 
         batch = pad([rows[i] for i in part], device=model.device)
         ends = batch.columns([-1] * len(part))
         with (
-            fast_products(model.device, model.dtype),
+            fast_products(model.hf),
             TraceDict(model.hf, names, retain_output=False, retain_input=True, stop=True) as traces,
         ):
             model.hf(**model.inputs(batch))

@@ -110,7 +110,7 @@ def verify(
     asked = [fact for i, fact in enumerate(chosen) if i not in refused]
     tried = attacks_of(profile, seed) if attacks is None else tuple(attacks)
     weights, meter = edit if isinstance(edit, Edit) else None, Meter()
-    with model.read_once(), fast_products(model.device, model.dtype), meter.measuring(model):
+    with model.read_once(), fast_products(model.hf), meter.measuring(model):
         base = Baseline(model) if baseline is None else baseline
         base.check(model)
         rows, moved = _before_and_after(model, edit, probes, neutral_texts() if texts is None else texts, base, meter)
