@@ -12,7 +12,7 @@ these with the keys of all others as ordinary text. What is left then is told in
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from edits.keys import KeyOf, Scope, one_key_each, read_ends, read_subjects, subject_rows
 from edits.limits import Limits, NearCollapse
-from edits.namesakes import namesakes, scaled_keys
+from edits.namesakes import namesakes, read_names, scaled
 from edits.objectives import Objective
 from edits.places import WEIGHT, elsewhere_rows, other_rows
 from edits.solve import Solution, Solver, Space
@@ -80,7 +80,7 @@ class Batches:
             own = statistics or find_statistics(model, site.layer, self.base)
             self._spaces[site.layer] = solver.space(own.of(model, site.layer, self.base))
             self.read[site.name] = f"{own.corpus}, {own.tokens} tokens"
-        self._perplexity = limits.measure(model)
+        self._perplexity = limits.measure_once(model, self.base)
         self._norms = {site.layer: float(model.anatomy.matrix(site).detach().float().norm()) for site in sites}
         self._keys: dict[int, Float[Tensor, "d_ff values"]] = {}
         self._writes = Writes(model)
@@ -154,10 +154,9 @@ class Batches:
         """Write a batch, from the lowest layer up: all that is written then, this batch's solutions, its keys."""
         written, solutions, keys = dict(self.deltas), {}, {}
         wanted: Tensor | None = None
-        names = namesakes(self._model, [value.facts for value in values]) if self.names else [()] * len(values)
         texts = self._texts(values) if len(self.sites) > 1 else None
-        for i, site in enumerate(self.sites):
-            near = scaled_keys(self._model, names, site, self._spaces[site.layer].moment, self.names)
+        for i, (site, found) in enumerate(zip(self.sites, self._names(values), strict=True)):
+            near = scaled(found, self._spaces[site.layer].moment, self.names)
             keys[site.layer], states = self._read(values, texts, site, near)
             missing = torch.stack([value.shift for value in values])
             if states is not None:
@@ -174,6 +173,16 @@ class Batches:
             before = written.get(site.layer)
             written[site.layer], solutions[site.layer] = delta if before is None else before + delta, solution
         return written, solutions, keys
+
+    def _names(self, values: Sequence[Value]) -> Iterator[list[Float[Tensor, "_ d_ff"]]]:
+        """Keys of each value's names at one site after the other, on the weights as they are by then."""
+        known = [value.names for value in values if value.names is not None]
+        if self.names and len(self.sites) == 1 and len(known) == len(values):
+            yield known
+            return
+        names = namesakes(self._model, [value.facts for value in values]) if self.names else [()] * len(values)
+        for site in self.sites:
+            yield read_names(self._model, names, site)
 
     def undo(self) -> None:
         """Put all weights back."""

@@ -78,6 +78,13 @@ class Limits:
         """Perplexity of the neutral text by the model as it is."""
         return perplexity(model, self.texts)
 
+    def measure_once(self, model: Model, base: str) -> float:
+        """The same of a model whose weights have this fingerprint, kept with it: many edits start from one model."""
+        key = base, tuple(self.texts)
+        if key not in model.perplexities:
+            model.perplexities[key] = self.measure(model)
+        return model.perplexities[key]
+
     def passed(self, relative_change: float, value_norm: float, perplexity: float) -> str | None:
         """Which limit these numbers pass, in words; None if none. A number that is nan passes its limit."""
         found = {
@@ -99,7 +106,7 @@ def within(model: Model, edit: Edit, limits: Limits) -> Edit:
     """
     sizes = [float(weight_of(model, delta).detach().float().norm()) for delta in edit.deltas]
     change = max(delta.norm / size for delta, size in zip(edit.deltas, sizes, strict=True))
-    before = limits.measure(model)
+    before = limits.measure_once(model, edit.base)
     undo = Undo(model, edit.deltas)
     try:
         ratio = limits.measure(model) / before

@@ -50,26 +50,33 @@ def namesakes(model: Model, groups: Sequence[Sequence[Fact]]) -> list[list[tuple
     return [[row for _ in group for row in next(found)] for group in groups]
 
 
-def scaled_keys(
-    model: Model, groups: Sequence[Sequence[Sequence[int]]], site: Site, moment: SecondMoment, weight: float
-) -> list[Float[Tensor, "_ d_ff"]]:
-    """Keys of each subject's names, so long that C' = C + their k k^T summed; on the CPU.
+def read_names(model: Model, groups: Sequence[Sequence[Sequence[int]]], site: Site) -> list[Float[Tensor, "_ d_ff"]]:
+    """Keys of each subject's names at a mlp, on the CPU.
 
     Args:
         model: who reads.
         groups: of each subject, its names' token ids; none where it has no names.
-        site: the mlp whose keys are wanted.
-        moment: C.
-        weight: of one subject's names.
+        site: the mlp.
     """
     sizes = [len(rows) for rows in groups]
     if not any(sizes):
         return [torch.empty(0, model.anatomy.d_ff) for _ in groups]
-    keys = read_ends(model, [row for rows in groups for row in rows], site)[0].cpu()
-    usual = moment.sizes(keys)
+    return list(read_ends(model, [row for rows in groups for row in rows], site)[0].cpu().split(sizes))
+
+
+def scaled(
+    names: Sequence[Float[Tensor, "_ d_ff"]], moment: SecondMoment, weight: float
+) -> list[Float[Tensor, "_ d_ff"]]:
+    """Keys of each subject's names, so long that C' = C + their k k^T summed.
+
+    Args:
+        names: their keys.
+        moment: C.
+        weight: of one subject's names.
+    """
+    usual = moment.sizes(torch.cat(list(names))).split([len(own) for own in names])
     return [
-        float(weight / each.sum()) ** 0.5 * own if len(own) else own
-        for own, each in zip(keys.split(sizes), usual.split(sizes), strict=True)
+        float(weight / each.sum()) ** 0.5 * own if len(own) else own for own, each in zip(names, usual, strict=True)
     ]
 
 

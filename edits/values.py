@@ -29,7 +29,7 @@ from torch import Tensor
 from edits.descent import Adam, Steepest
 from edits.keys import Scope, by_key, one_key_each, read_subjects
 from edits.losses import SearchLoss
-from edits.namesakes import namesakes, scaled_keys
+from edits.namesakes import namesakes, read_names, scaled
 from edits.objectives import Loss, Objective, depths_of
 from edits.places import elsewhere_rows
 from edits.reading import FullRuns, Reader, Replayed, Rows, packed_above
@@ -103,6 +103,7 @@ class Value:
         prompts: every text that was read.
         facts: what it is the value of: facts with one key, which share one shift.
         contexts: what they were read in.
+        names: keys of nearly the same names at that site, on the CPU; None where they had no say. Files leave them out.
     """
 
     key: Float[Tensor, " d_ff"]
@@ -113,6 +114,7 @@ class Value:
     prompts: tuple[str, ...]
     facts: tuple[Fact, ...]
     contexts: tuple[str, ...]
+    names: Float[Tensor, "names d_ff"] | None = None
 
 
 def find_values(
@@ -154,9 +156,11 @@ def find_values(
     depths = depths_of(objective, model, site)
     groups = [Rows(model, group, objective, contexts, search.essence) for group in by_key(facts)]
     keys = _keys(model, site, groups, contexts if scope == "subject" else ())
+    named: list[Tensor] | None = None
     near = None
     if moment and names:
-        near = scaled_keys(model, namesakes(model, [rows.facts for rows in groups]), site, moment, names)
+        named = read_names(model, namesakes(model, [rows.facts for rows in groups]), site)
+        near = scaled(named, moment, names)
     joined = one_key_each(keys, moment, near=near)
     matrix = model.anatomy.matrix(site).detach().float()
     old = joined @ matrix.T
@@ -173,7 +177,10 @@ def find_values(
             for i, (shift, losses) in zip(chunk, ended, strict=True):
                 agreement = float(torch.nn.functional.cosine_similarity(keys[i], joined[i, None], dim=1).min())
                 rows = groups[i]
-                found[i] = Value(joined[i], agreement, old[i], shift, losses, rows.prompts, rows.facts, tuple(contexts))
+                found[i] = Value(
+                    joined[i], agreement, old[i], shift, losses, rows.prompts, rows.facts, tuple(contexts),
+                    named[i] if named else None,
+                )  # fmt: skip
     return tuple(found[i] for i in range(len(groups)))
 
 

@@ -37,12 +37,14 @@ class Model:
         tokenizer: its tokenizer.
         anatomy: where its parts are.
         source: what it was loaded from, for reports.
+        perplexities: what was measured of it, by fingerprint of the weights and texts (`edits.limits`).
     """
 
     hf: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     anatomy: Anatomy
     source: str
+    perplexities: dict[tuple[str, tuple[str, ...]], float] = field(default_factory=dict, init=False, repr=False)
     _digests: Digests = field(default_factory=Digests, init=False, repr=False)
 
     @property

@@ -79,3 +79,19 @@ def test_a_first_batch_past_a_limit_leaves_no_edit(toy: Toy, facts: list[Fact], 
 def test_limits_without_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(SurgeryError, match=r"a limit is a number above 0|needs some neutral text"):
         Limits(**wrong)
+
+
+def test_the_model_as_it_came_is_measured_once(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But again where its weights or the texts are others."""
+    measured: list[Model] = []
+    monkeypatch.setattr("edits.limits.perplexity", lambda model, texts: measured.append(model) or 7.0 + len(texts))
+    model = dataclasses.replace(tiny)  # which holds nothing yet
+    limits = Limits(texts=("The old tower",))
+    assert [limits.measure_once(model, "ab"), limits.measure_once(model, "ab")] == [8.0, 8.0]
+    assert len(measured) == 1
+    assert limits.measure_once(model, "cd") == 8.0
+    assert dataclasses.replace(limits, texts=("The old tower", "A river")).measure_once(model, "ab") == 9.0
+    assert limits.measure_once(dataclasses.replace(tiny), "ab") == 8.0
+    assert len(measured) == 4
+    assert limits.measure(model) == 8.0
+    assert len(measured) == 5

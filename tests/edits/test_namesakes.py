@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 import edits
 from edits.keys import one_key, read_ends
 from edits.moment import SecondMoment
-from edits.namesakes import EACH, namesakes, scaled_keys
+from edits.namesakes import EACH, namesakes, read_names, scaled
 from surgery import Edit, Fact, Model, Neighbour, Site, SurgeryError, rate
 
 PLANE = Fact(subject="Airbus A350", template="The wings of the {} are made by", target="Airbus", new_target="Adobe")
@@ -65,16 +66,39 @@ def test_they_weigh_in_units_of_their_own_keys(gpt2: Model, tiny_fact: Fact, len
     (rows,) = namesakes(gpt2, [[tiny_fact]])
     keys, _ = read_ends(gpt2, rows, SITE)
     moment = SecondMoment(torch.full((gpt2.anatomy.d_ff,), length), torch.zeros(gpt2.anatomy.d_ff, 0))
-    (scaled,) = scaled_keys(gpt2, [rows], SITE, moment, 8.0)
+    (long,) = scaled(read_names(gpt2, [rows], SITE), moment, 8.0)
     c = moment.dense()
     wanted = keys.double().T @ keys.double() / len(keys)
     wanted *= 8.0 / float((keys.double() @ torch.linalg.inv(c) * keys.double()).sum(1).mean())
-    torch.testing.assert_close(scaled.double().T @ scaled.double(), wanted, rtol=1e-5, atol=1e-8)
-    none, same = (one.double() for one in scaled_keys(gpt2, [(), [rows[0]] * 3], SITE, moment, 8.0))
+    torch.testing.assert_close(long.double().T @ long.double(), wanted, rtol=1e-5, atol=1e-8)
+    none, same = (one.double() for one in scaled(read_names(gpt2, [(), [rows[0]] * 3], SITE), moment, 8.0))
     k = keys[0].double()
     assert float(k @ (c + same.T @ same) @ k / (k @ c @ k)) == pytest.approx(9.0, rel=1e-4)
     assert none.shape == (0, gpt2.anatomy.d_ff)
-    assert scaled_keys(gpt2, [()], SITE, moment, 8.0)[0].shape == (0, gpt2.anatomy.d_ff)
+    assert scaled(read_names(gpt2, [()], SITE), moment, 8.0)[0].shape == (0, gpt2.anatomy.d_ff)
+
+
+def test_values_bring_them_along_and_are_solved_alike_without(
+    gpt2: Model, tiny_fact: Fact, gpt2_statistics: edits.Statistics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of a ledger's files are, which hold none."""
+    search = edits.ValueSearch(steps=2)
+    method = edits.RankOne(statistics=gpt2_statistics, names=8.0, contexts=("{}",), search=search, progress=False)
+    others = [tiny_fact, tiny_fact.replace(subject="The river")]
+    values = method.find(gpt2, others, [SITE])
+    assert all(value.names is not None and len(value.names) for value in values)
+    bare = [dataclasses.replace(value, names=None) for value in values]
+    read: list[int] = []
+    real = edits.batch.namesakes
+    monkeypatch.setattr("edits.batch.namesakes", lambda model, groups: read.append(len(groups)) or real(model, groups))
+    known, anew = method.solve(gpt2, values, [SITE]), method.solve(gpt2, bare, [SITE])
+    assert read == [2]
+    assert torch.equal(known.deltas[0].left, anew.deltas[0].left)
+    assert torch.equal(known.deltas[0].right, anew.deltas[0].right)
+    plain = dataclasses.replace(method, names=0.0)
+    without = plain.solve(gpt2, values, [SITE]), plain.solve(gpt2, bare, [SITE])
+    assert torch.equal(without[0].deltas[0].right, without[1].deltas[0].right)
+    assert not torch.equal(without[0].deltas[0].right, known.deltas[0].right)
 
 
 def test_contexts_still_respond_alike() -> None:
