@@ -19,10 +19,12 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from surgery.products import OtherForwards, by_onednn, fast_products, has_onednn, slow_products
+from surgery.fingerprint import stamp
+from surgery.products import ByOneDNN, OtherForwards, by_onednn, fast_products, has_onednn, slow_products
 
 MOST_BYTES = 4 * 2**30
 """Most memory that packed weights may take; maps that are met later are never packed."""
@@ -41,12 +43,50 @@ def packed_products(roots: Sequence[nn.Module], *, sure: int = 1) -> AbstractCon
     return _Again(roots)
 
 
+def steady_products(root: nn.Module) -> AbstractContextManager[Any]:
+    """`fast_products`, packed, for a block in which nobody writes to weights past PyTorch, as by `weight.data += 1`.
+
+    Weights may be written to, or given other memory; then they are multiplied as they are.
+    """
+    made = fast_products(root)
+    return SteadyProducts([root]) if isinstance(made, ByOneDNN) else made
+
+
+class SteadyProducts(ByOneDNN):
+    """A block in which weights are packed that are as they were when it was entered."""
+
+    rank = 2
+
+    def __enter__(self) -> None:
+        # the memory is kept, so that no other weight's can take its place
+        weights: list[Any] = [one.weight for one in self._maps]
+        self._found = {one: (one.detach(), stamp(one)) for one in weights}
+        self._packed: dict[Tensor, Tensor] = {}
+        self._room = _Room(MOST_BYTES)
+        super().__enter__()
+
+    def __exit__(self, *raised: object) -> None:
+        super().__exit__(*raised)
+        del self._found, self._packed
+
+    def _matrix(self, module: Any) -> Tensor:
+        weight = module.weight
+        if weight not in self._found or self._found[weight][1] != stamp(weight):
+            return super()._matrix(module)
+        if weight not in self._packed:
+            plain = super()._matrix(module)
+            self._packed[weight] = _reordered(plain) if self._room.taken(weight.nbytes) else plain
+        return self._packed[weight]
+
+
 class PackedProducts(OtherForwards):
     """A block in which oneDNN computes linear maps whose weights are not learned, forwards and backwards.
 
     It can be entered again and again, and keeps its packed copies. Nobody may change the weights in the meantime: one
     that is seen to have been changed is refused, and `weight.data` must be left alone.
     """
+
+    rank = 1
 
     def __init__(self, roots: Sequence[nn.Module], sure: int = 1) -> None:
         super().__init__(roots)
@@ -117,10 +157,16 @@ class _Way:
 
     def __call__(self, rows: Tensor, bias: Tensor | None) -> Tensor:
         if self._waits == 0 and self._room.taken(self._matrix.nbytes):
-            self._matrix = torch.ops.mkldnn._reorder_linear_weight(self._matrix.contiguous(), None)
+            self._matrix = _reordered(self._matrix)
         self._waits -= 1
         made: Tensor = by_onednn(rows, self._matrix, bias)
         return made
+
+
+def _reordered(matrix: Float[Tensor, "outputs inputs"]) -> Tensor:
+    """A copy in the blocks that oneDNN's kernels read."""
+    made: Tensor = torch.ops.mkldnn._reorder_linear_weight(matrix.contiguous(), None)
+    return made
 
 
 class _Product(torch.autograd.Function):

@@ -20,9 +20,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -36,7 +36,7 @@ def fast_products(root: nn.Module) -> AbstractContextManager[Any]:
     if weight.device.type == "cuda":
         return _without_plans()
     if weight.device.type == "cpu" and weight.dtype == torch.float32 and slow_products() and has_onednn():
-        return _ByOneDNN([root])
+        return ByOneDNN([root])
     return nullcontext()
 
 
@@ -49,8 +49,11 @@ def by_onednn(rows: Float[Tensor, "*rows inputs"], weight: Tensor, bias: Tensor 
 class OtherForwards(AbstractContextManager[None]):
     """A block, to be entered again and again, in which these modules' linear maps have another `forward`.
 
-    Blocks may stand in one another; the inner one holds. A forward that somebody else replaced is left to them.
+    Blocks may stand in one another; the one of higher rank holds, else the outer one. A forward that somebody else
+    replaced is left to them.
     """
+
+    rank: ClassVar[int]
 
     def __init__(self, roots: Sequence[nn.Module]) -> None:
         found = dict.fromkeys(module for root in roots for module in root.modules())
@@ -59,10 +62,10 @@ class OtherForwards(AbstractContextManager[None]):
 
     def __enter__(self) -> None:
         own = [(one, vars(one).get("forward")) for one in self._maps]
-        self._before.append([(one, had) for one, had in own if had is None or type(had) is _Replaced])
+        self._before.append([(one, had) for one, had in own if had is None or self._goes_before(had)])
         # made anew each time: kept, they would be a circle that holds what is below until somebody collects garbage
         for module, _ in self._before[-1]:
-            vars(module)["forward"] = _Replaced(self._forward, module)
+            vars(module)["forward"] = _Replaced(self, module)
 
     def __exit__(self, *raised: object) -> None:
         for module, had in self._before.pop():
@@ -71,17 +74,28 @@ class OtherForwards(AbstractContextManager[None]):
             else:
                 vars(module)["forward"] = had
 
+    def _goes_before(self, forward: object) -> bool:
+        return isinstance(forward, _Replaced) and self.rank > forward.block.rank
+
     @abstractmethod
     def _forward(self, module: Any, rows: Tensor) -> Tensor:
         """A map's output."""
 
 
-class _Replaced(partial[Tensor]):
-    """A forward that is one of ours."""
+class _Replaced:
+    """A map's forward in a block."""
+
+    def __init__(self, block: OtherForwards, module: nn.Module) -> None:
+        self.block, self._module = block, module
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return self.block._forward(self._module, rows)
 
 
-class _ByOneDNN(OtherForwards):
+class ByOneDNN(OtherForwards):
     """A block in which products are oneDNN's."""
+
+    rank = 0
 
     def _forward(self, module: Any, rows: Tensor) -> Tensor:
         weight, bias = module.weight, module.bias
@@ -89,11 +103,20 @@ class _ByOneDNN(OtherForwards):
         if any(one.dtype != torch.float32 or not one.is_cpu for one in given) or weight.ndim != 2 or not rows.numel():
             made: Tensor = type(module).forward(module, rows)
             return made
-        matrix = weight.T if type(module) is Conv1D else weight
         if torch.is_grad_enabled() and any(one.requires_grad for one in given):
-            made = _Product.apply(rows, matrix, bias)
+            made = _Product.apply(rows, as_linear(module), bias)
             return made
-        return by_onednn(rows, matrix, bias)
+        return by_onednn(rows, self._matrix(module), bias)
+
+    def _matrix(self, module: Any) -> Tensor:
+        """What the operator is given of a weight."""
+        return as_linear(module)
+
+
+def as_linear(module: Any) -> Float[Tensor, "outputs inputs"]:
+    """A map's weight in the order of linear maps, not copied."""
+    weight: Tensor = module.weight
+    return weight.T if type(module) is Conv1D else weight
 
 
 class _Product(torch.autograd.Function):

@@ -18,12 +18,14 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Literal
 
 from surgery.edit import Edit
 from surgery.errors import SurgeryError, check_choice
 from surgery.fact import Fact
 from surgery.model import Model
+from surgery.packing import steady_products
 from surgery.products import fast_products
 from surgery.report import Report
 from surgery.shipped import neutral_texts
@@ -110,7 +112,7 @@ def verify(
     asked = [fact for i, fact in enumerate(chosen) if i not in refused]
     tried = attacks_of(profile, seed) if attacks is None else tuple(attacks)
     weights, meter = edit if isinstance(edit, Edit) else None, Meter()
-    with model.read_once(), fast_products(model.hf), meter.measuring(model):
+    with model.read_once(), _products(model, edit, tried), meter.measuring(model):
         base = Baseline(model) if baseline is None else baseline
         base.check(model)
         rows, moved = _before_and_after(model, edit, probes, neutral_texts() if texts is None else texts, base, meter)
@@ -158,6 +160,15 @@ def verify(
         beside=looked,
         costs=meter.costs,
     )
+
+
+def _products(
+    model: Model, edit: Edit | Intervention | None, attacks: Sequence[Attack]
+) -> AbstractContextManager[None]:
+    """The fastest products there are; packed where nothing of the caller's own could write to weights unseen."""
+    ours = edit is None or type(edit) is Edit
+    ours = ours and all(ATTACKS.get(one.name) is type(one) for one in attacks)
+    return steady_products(model.hf) if ours else fast_products(model.hf)
 
 
 def _facts(edit: Edit | Intervention | None, facts: Sequence[Fact] | Fact | None) -> tuple[Fact, ...]:

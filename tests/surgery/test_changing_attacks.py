@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ import torch
 from by_hand import Toy, toy_edit
 from toy import FILLER_WORDS
 
-from surgery import Fact, Model, SurgeryError
+from surgery import Edit, Fact, Model, Site, SurgeryError, packing, products, verify
+from surgery.exchange import exchanged
+from surgery.predict import rate
 from surgery.verification.attack import Aspect, Attempt, Profile
 from surgery.verification.attacks import ATTACKS
 from surgery.verification.battery import attacked
@@ -95,3 +99,84 @@ def test_an_edit_can_be_undone_after_them(toy: Toy, unchanged: Callable[[Model],
     battery = attacked(model, toy_edit(toy, size=20.0), facts[:1], [ATTACKS[name]() for name in CHANGING], strangers)
     assert {one.attack for one in battery.findings} == set(CHANGING)
     assert all(one.before is not None and one.before.score != one.after.score for one in battery.findings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unseen:
+    """Asks with one map's weights at zero, and puts these back, all behind PyTorch's back."""
+
+    module: str
+
+    name: ClassVar[str] = "unseen"
+    about: ClassVar[str] = "empties a weight for a while"
+    aspect: ClassVar[Aspect] = "traces"
+    own_words: ClassVar[bool] = True
+    profile: ClassVar[Profile] = "quick"
+    unit: ClassVar[str] = "probability"
+    floor: ClassVar[float] = 0.05
+
+    def __call__(self, model: Model, facts: Sequence[Fact]) -> Attempt:
+        numbers = model.hf.get_parameter(f"{self.module}.weight").data
+        kept = numbers.clone()
+        numbers.zero_()
+        found = [one.probability for one in rate(model, [(fact.prompt, fact.target) for fact in facts])]
+        numbers.copy_(kept)
+        return Attempt(("prompt",), np.array(found)[:, None])
+
+
+@pytest.fixture
+def steady(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Models that were asked with packed weights, on a processor where that is faster."""
+    monkeypatch.setattr(products, "slow_products", lambda: True)
+    found: list[object] = []
+    where, real = importlib.import_module("surgery.verification.verify"), packing.steady_products
+    monkeypatch.setattr(where, "steady_products", lambda hf: found.append(hf) or real(hf))
+    return found
+
+
+def test_what_writes_to_weights_unseen_is_answered_by_what_it_wrote(toy: Toy, steady: list[object]) -> None:
+    """A packed copy of the weights as they were would answer instead."""
+    model, facts = toy
+    module = model.anatomy.name(Site.at(0, "mlp"))
+    weight = model.hf.get_parameter(f"{module}.weight")
+    report = verify(model, None, facts[0], claim="removed", attacks=[Unseen(module=module)], controls=strangers)
+    with exchanged([(weight, torch.zeros_like(weight))]):
+        (wanted,) = rate(model, [(facts[0].prompt, facts[0].target)])
+    assert report.battery.findings[0].after.score == pytest.approx(wanted.probability, rel=1e-3)
+    assert rate(model, [(facts[0].prompt, facts[0].target)])[0].probability > 1.5 * wanted.probability
+    assert steady == []
+
+
+def test_weights_are_packed_where_all_that_writes_to_them_is_known(toy: Toy, steady: list[object]) -> None:
+    model, facts = toy
+    given: dict[str, Any] = {"attacks": [ATTACKS["paraphrases"]()], "controls": strangers, "beside": False}
+    edit = toy_edit(toy, size=1e-4)
+    theirs = verify(model, Intervening(edit), facts[0], **given)
+    assert steady == []
+    ours = verify(model, edit, facts[0], **given)
+    assert steady == [model.hf]
+    assert ours.battery.findings[0].after.value == pytest.approx(theirs.battery.findings[0].after.value, abs=1e-4)
+
+
+@dataclass(frozen=True)
+class Intervening:
+    """Somebody else's way of applying an edit."""
+
+    edit: Edit
+
+    claim: ClassVar[Literal["removed", "rewritten"]] = "removed"
+    prompts: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def base(self) -> str:
+        return self.edit.base
+
+    @property
+    def facts(self) -> tuple[Fact, ...]:
+        return self.edit.facts
+
+    def applied(self, model: Model) -> AbstractContextManager[Model]:
+        return self.edit.applied(model)
+
+    def summary(self) -> Mapping[str, Any]:
+        return self.edit.summary()

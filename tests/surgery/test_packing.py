@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from surgery import packing
-from surgery.packing import PackedProducts, packed_products
+from surgery import packing, products
+from surgery.packing import PackedProducts, SteadyProducts, packed_products, steady_products
+from surgery.products import fast_products
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -169,3 +170,86 @@ def test_without_the_operators_products_are_plain_ones(monkeypatch: pytest.Monke
     for _ in range(2):
         with products:
             torch.testing.assert_close(made(rows), rows @ made.weight.T)
+
+
+@pytest.fixture
+def reordered(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each product of a steady block, whether its weight was packed."""
+    monkeypatch.setattr(products, "slow_products", lambda: True)
+    real, found = products.by_onednn, list[bool]()
+    monkeypatch.setattr(products, "by_onednn", lambda *given: found.append(given[1].is_mkldnn) or real(*given))
+    return found
+
+
+@pytest.mark.parametrize("module", ["linear", "bare", "conv1d"], indirect=True)
+@pytest.mark.parametrize("shape", [(1,), (3, 7)], ids=str)
+def test_steady_products_are_the_same(module: nn.Module, shape: tuple[int, ...], reordered: list[bool]) -> None:
+    rows = drawn(*shape, 24, seed=3)
+    wanted = module(rows)
+    block = steady_products(module)
+    assert isinstance(block, SteadyProducts)
+    for _ in range(2):
+        with block:
+            for _ in range(2):
+                torch.testing.assert_close(module(rows), wanted, rtol=1e-5, atol=1e-5)
+    assert reordered == [True] * 4
+    assert "forward" not in vars(module)
+
+
+def test_a_weight_that_is_another_one_is_multiplied_as_it_is(reordered: list[bool]) -> None:
+    made, rows = frozen(8, 4), drawn(3, 4)
+    own, other = made.weight.data, drawn(8, 4, seed=9)
+    with steady_products(made):
+        made(rows)
+        made.weight.data = other
+        torch.testing.assert_close(made(rows), rows @ other.T)
+        other += 1  # nobody is told
+        torch.testing.assert_close(made(rows), rows @ other.T)
+        made.weight.data = own
+        torch.testing.assert_close(made(rows), rows @ own.T)
+        with torch.no_grad():
+            made.weight.add_(1.0)
+        torch.testing.assert_close(made(rows), rows @ own.T)
+        made.weight = nn.Parameter(drawn(8, 4, seed=5), requires_grad=False)
+        torch.testing.assert_close(made(rows), rows @ made.weight.T)
+    assert reordered == [True, False, False, True, False, False]
+
+
+def test_memory_of_a_weight_that_is_put_aside_is_not_taken_by_another(reordered: list[bool]) -> None:
+    """Else its packed copy would be used for that other one's numbers."""
+    made, rows = frozen(512, 512), drawn(3, 512)
+    with steady_products(made):
+        made(rows)
+        place = made.weight.data_ptr()
+        made.weight.data = drawn(512, 512, seed=1)
+        others = [torch.zeros(512, 512) for _ in range(8)]
+        assert place not in {one.data_ptr() for one in others}
+
+
+def test_within_a_steady_block_the_others_leave_it_be(packed: list[int], reordered: list[bool]) -> None:
+    made, rows = frozen(8, 4), drawn(3, 4)
+    with steady_products(made), packed_products([made]), fast_products(made), steady_products(made):
+        made(rows)
+    assert (packed, reordered) == ([], [True])
+    with packed_products([made]), steady_products(made):
+        made(rows)
+    assert reordered == [True, True]
+
+
+def test_what_there_is_no_room_for_is_multiplied_as_it_is(
+    reordered: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "MOST_BYTES", 4 * 8 * 4)
+    both, rows = nn.ModuleList([frozen(8, 4), frozen(8, 4, seed=1)]), drawn(3, 4)
+    with steady_products(both):
+        for one in both:
+            torch.testing.assert_close(one(rows), rows @ one.weight.T)
+    assert reordered == [True, False]
+
+
+def test_what_is_trained_meanwhile_gets_its_gradient(reordered: list[bool]) -> None:
+    made, rows = frozen(8, 4).requires_grad_(), drawn(3, 4)
+    with steady_products(made):
+        made(rows).sum().backward()
+    assert reordered == [False]
+    torch.testing.assert_close(made.weight.grad, rows.sum(0).expand(8, 4))
