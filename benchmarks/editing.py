@@ -107,14 +107,14 @@ def one_batch(model: Model, method: edits.Method, facts: Sequence[Fact], values:
     return edit, before + seconds
 
 
-def single(model: Model, method: edits.Method, facts: Sequence[Fact], values: Values) -> Outcome:
+def single(model: Model, method: edits.Method, facts: Sequence[Fact], _: Values) -> Outcome:
     """Each fact edited on the model as it came, and scored there."""
     scores, seconds, changes, ratios, refused = [], 0.0, [], [], []
     texts, sizes = neutral_texts(), norms(model)
     plain = perplexity(model, texts)
     for fact in facts:
         try:
-            edit, took = one_batch(model, method, [fact], values)
+            edit, took = timed(method, model, [fact])
         except SurgeryError as error:
             refused.append(str(error))
             scores.append(score(model, [fact])[0])
@@ -238,7 +238,7 @@ def main() -> None:
     values, rows = Values(model), []
     for protocol, size, name, method in asked(given, sizes):
         chosen = facts[:size]
-        key = f"outcome 2 {model.fingerprint} {protocol} {method} {chosen}"
+        key = f"outcome 3 {model.fingerprint} {protocol} {method} {chosen}"
         made = kept(given.out, key, functools.partial(outcome, model, protocol, method, chosen, values))
         rows.append((protocol, size, name, made))
         console.print(f"{protocol} {size} {name}: {', '.join(line(made, size))}")
