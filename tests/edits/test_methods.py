@@ -59,6 +59,7 @@ class Made:
 
 
 def compute(model: Model, method: Method, *facts: Fact) -> Edit:
+    model.perplexities.clear()  # so that every computation goes through the same runs
     return method(model, able(method, *facts), sites_of(method, model))
 
 
