@@ -20,6 +20,7 @@ from surgery.commands.edit import edit, remove
 from surgery.commands.export import export
 from surgery.commands.ledger import ledger
 from surgery.commands.locate import locate_
+from surgery.commands.memory import keep_freed_memory
 from surgery.commands.options import command
 from surgery.commands.show import show
 from surgery.commands.stats import stats
@@ -44,6 +45,7 @@ app.add_typer(certificate, name="certificate")
 
 def main() -> None:
     """Run the command line; a wrong value of the user's ends it with one line and exit code 2."""
+    keep_freed_memory()
     try:
         app()
     except SurgeryError as error:
