@@ -37,7 +37,7 @@ class Model:
         tokenizer: its tokenizer.
         anatomy: where its parts are.
         source: what it was loaded from, for reports.
-        perplexities: what was measured of it, by fingerprint of the weights and texts (`edits.limits`).
+        perplexities: what was measured of it, by fingerprint of the weights and texts.
     """
 
     hf: PreTrainedModel

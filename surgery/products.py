@@ -29,6 +29,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from surgery.linear_map import oriented
+
 
 def fast_products(root: nn.Module) -> AbstractContextManager[Any]:
     """A block in which a module's linear maps, or its attention, are computed the faster way, where there is one."""
@@ -104,19 +106,13 @@ class ByOneDNN(OtherForwards):
             made: Tensor = type(module).forward(module, rows)
             return made
         if torch.is_grad_enabled() and any(one.requires_grad for one in given):
-            made = _Product.apply(rows, as_linear(module), bias)
+            made = _Product.apply(rows, oriented(module), bias)
             return made
         return by_onednn(rows, self._matrix(module), bias)
 
     def _matrix(self, module: Any) -> Tensor:
         """What the operator is given of a weight."""
-        return as_linear(module)
-
-
-def as_linear(module: Any) -> Float[Tensor, "outputs inputs"]:
-    """A map's weight in the order of linear maps, not copied."""
-    weight: Tensor = module.weight
-    return weight.T if type(module) is Conv1D else weight
+        return oriented(module)
 
 
 class _Product(torch.autograd.Function):
@@ -130,6 +126,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Of a weight's gradient, PyTorch's own product is as quick."""
         rows, matrix = ctx.saved_tensors
         wanted, gradient = ctx.needs_input_grad, gradients[0]
         flat = gradient.flatten(0, -2)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -51,19 +50,24 @@ def embedding(model: Model) -> str:
     return f"{model.anatomy.embedding}.weight"
 
 
+class Theirs:
+    """What is the same of attacks that write to weights behind PyTorch's back."""
+
+    aspect: ClassVar[Aspect] = "traces"
+    own_words: ClassVar[bool] = True
+    profile: ClassVar[Profile] = "quick"
+    unit: ClassVar[str] = "probability"
+    floor: ClassVar[float] = 0.05
+
+
 @dataclass(frozen=True, kw_only=True)
-class Careless:
+class Careless(Theirs):
     """Writes to a weight behind PyTorch's back; puts it back if told to."""
 
     tidy: bool
 
     name: ClassVar[str] = "careless"
     about: ClassVar[str] = "writes to a weight"
-    aspect: ClassVar[Aspect] = "traces"
-    own_words: ClassVar[bool] = True
-    profile: ClassVar[Profile] = "quick"
-    unit: ClassVar[str] = "probability"
-    floor: ClassVar[float] = 0.05
 
     def __call__(self, model: Model, facts: Sequence[Fact]) -> Attempt:
         numbers = model.hf.get_parameter(embedding(model)).data
@@ -102,18 +106,13 @@ def test_an_edit_can_be_undone_after_them(toy: Toy, unchanged: Callable[[Model],
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unseen:
+class Unseen(Theirs):
     """Asks with one map's weights at zero, and puts these back, all behind PyTorch's back."""
 
     module: str
 
     name: ClassVar[str] = "unseen"
     about: ClassVar[str] = "empties a weight for a while"
-    aspect: ClassVar[Aspect] = "traces"
-    own_words: ClassVar[bool] = True
-    profile: ClassVar[Profile] = "quick"
-    unit: ClassVar[str] = "probability"
-    floor: ClassVar[float] = 0.05
 
     def __call__(self, model: Model, facts: Sequence[Fact]) -> Attempt:
         numbers = model.hf.get_parameter(f"{self.module}.weight").data
@@ -151,32 +150,12 @@ def test_weights_are_packed_where_all_that_writes_to_them_is_known(toy: Toy, ste
     model, facts = toy
     given: dict[str, Any] = {"attacks": [ATTACKS["paraphrases"]()], "controls": strangers, "beside": False}
     edit = toy_edit(toy, size=1e-4)
-    theirs = verify(model, Intervening(edit), facts[0], **given)
+    theirs = verify(model, Intervening(**vars(edit)), facts[0], **given)
     assert steady == []
     ours = verify(model, edit, facts[0], **given)
     assert steady == [model.hf]
     assert ours.battery.findings[0].after.value == pytest.approx(theirs.battery.findings[0].after.value, abs=1e-4)
 
 
-@dataclass(frozen=True)
-class Intervening:
-    """Somebody else's way of applying an edit."""
-
-    edit: Edit
-
-    claim: ClassVar[Literal["removed", "rewritten"]] = "removed"
-    prompts: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def base(self) -> str:
-        return self.edit.base
-
-    @property
-    def facts(self) -> tuple[Fact, ...]:
-        return self.edit.facts
-
-    def applied(self, model: Model) -> AbstractContextManager[Model]:
-        return self.edit.applied(model)
-
-    def summary(self) -> Mapping[str, Any]:
-        return self.edit.summary()
+class Intervening(Edit):
+    """An edit that somebody else may apply in a way of their own."""
